@@ -1,0 +1,73 @@
+# Everything that is needed is installed into $(VENV), made by $(PYTHON).
+#
+#   make test        the whole test suite
+#   make demo        the crawler of examples/
+#   make bench       the benchmarks, as one table
+#   make lint        formatters, linters and type checkers
+#   make format      reformat Python and C
+#   make coverage    the suite with C coverage, at least $(COVERAGE_MINIMUM) %
+#   make sanitize    the suite under AddressSanitizer and UBSan
+#   make package     build sdist and wheel, and try both in empty environments
+#   make test-all    all of the above that CI does, on every supported Python
+#   make clean       remove environments and what was built
+#
+# PYTEST_ARGS, DEMO_ARGS and BENCH_ARGS are passed on.
+
+PYTHON ?= python3
+VENV ?= .venv
+COVERAGE_MINIMUM ?= 90
+C_FILES = $(wildcard csrc/*.c csrc/*.h csrc/engine/*.c csrc/engine/*.h)
+
+.PHONY: test demo bench lint lint-python lint-types lint-c format coverage \
+	sanitize package test-all clean
+
+test:
+	tools/test-env $(VENV) $(PYTHON) test
+	$(VENV)/bin/python -m pytest $(PYTEST_ARGS)
+
+demo:
+	tools/test-env $(VENV) $(PYTHON) demo
+	$(VENV)/bin/python -m greenback examples/crawler.py $(DEMO_ARGS)
+
+bench:
+	tools/test-env $(VENV) $(PYTHON) bench
+	$(VENV)/bin/python benchmarks/run.py $(BENCH_ARGS)
+
+lint: lint-python lint-types lint-c
+
+lint-python:
+	tools/test-env $(VENV) $(PYTHON) lint
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+
+lint-types:
+	tools/test-env $(VENV) $(PYTHON) lint test
+	$(VENV)/bin/mypy src
+	$(VENV)/bin/stubtest greenback
+
+lint-c:
+	tools/test-env $(VENV) $(PYTHON) lint
+	$(VENV)/bin/clang-format --dry-run -Werror $(C_FILES)
+
+format:
+	tools/test-env $(VENV) $(PYTHON) lint
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+	$(VENV)/bin/clang-format -i $(C_FILES)
+
+coverage:
+	tools/coverage $(VENV)-coverage $(PYTHON) $(COVERAGE_MINIMUM) $(PYTEST_ARGS)
+
+sanitize:
+	tools/sanitize $(VENV)-sanitize $(PYTHON) $(PYTEST_ARGS)
+
+package:
+	tools/check-package $(VENV)-package $(PYTHON)
+
+test-all:
+	.ci/run
+
+clean:
+	rm -rf .venv .venv-coverage .venv-sanitize .venv-package .venvs build dist \
+		src/*.egg-info .mypy_cache .pytest_cache .ruff_cache
+	find benchmarks examples src tests tools -name __pycache__ -exec rm -rf {} +

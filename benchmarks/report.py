@@ -1,0 +1,232 @@
+"""From raw figures to one table."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+from ladder import (
+    MEMORY_RUNGS,
+    NATIVE,
+    OURS,
+    PREVIOUS,
+    RETURN_RUNG,
+    TIME_RUNGS,
+    Rung,
+)
+
+
+class Column(NamedTuple):
+    """A peer of the table, with the engine if it is ours."""
+
+    peer: str
+    engine: str | None = None
+
+    @property
+    def title(self) -> str:
+        titles = {PREVIOUS: "greenback 1.3.0", "sqlalchemy": "SQLAlchemy"}
+        if self.peer == OURS:
+            return f"greenback, {self.engine}"
+        return titles.get(self.peer, self.peer)
+
+    @property
+    def key(self) -> str:
+        return self.peer if self.engine is None else f"{self.peer}:{self.engine}"
+
+
+class Results:
+    """Figures by rung, loop and peer for each round.
+
+    A figure is a list of seconds, a number of bytes, or, for tasks that come
+    back, what the worker told about them.
+    """
+
+    def __init__(self) -> None:
+        self._rounds: dict[tuple[str, str, str], dict[int, Any]] = {}
+        self.problems: list[str] = []
+
+    def add(self, rung: str, loop: str, column: Column, turn: int, figure: Any) -> None:
+        """Note the figure that ``column`` reached in round ``turn``."""
+        self._rounds.setdefault((rung, loop, column.key), {})[turn] = figure
+
+    def rounds(self, rung: str, loop: str, column: Column) -> dict[int, Any]:
+        """Return the figures by round; empty if there are none."""
+        return self._rounds.get((rung, loop, column.key), {})
+
+    def raw(self) -> list[dict[str, Any]]:
+        """Return everything in a form that JSON can hold."""
+        return [
+            {"rung": rung, "loop": loop, "peer": peer, "rounds": list(rounds.values())}
+            for (rung, loop, peer), rounds in self._rounds.items()
+        ]
+
+
+class Figures(NamedTuple):
+    """Medians over the rounds; differences are taken within a round.
+
+    Of the seconds in a round the smallest counts: whatever else runs on the
+    machine can only add to them.
+    """
+
+    value: float
+    extra: float | None
+    ratio: float | None
+
+    def judged(self, rung: Rung) -> float | None:
+        """Return the figure that the rung's target applies to."""
+        figure: float | None = getattr(self, rung.judged, None)
+        return figure
+
+
+def figures(results: Results, rung: Rung, loop: str, column: Column) -> Figures | None:
+    """Return what ``column`` reached in one line, or None if nothing."""
+    mine = _single(results.rounds(rung.key, loop, column))
+    if not mine:
+        return None
+    value = statistics.median(mine.values())
+    native = _single(results.rounds(rung.key, loop, Column(NATIVE)))
+    shared = [(mine[turn], native[turn]) for turn in mine if turn in native]
+    if column.peer == NATIVE or not shared:
+        return Figures(value, None, None)
+    extra = statistics.median(own - base for own, base in shared)
+    ratio = statistics.median(
+        own / base if base else float("inf") for own, base in shared
+    )
+    return Figures(value, extra, ratio)
+
+
+def _single(rounds: dict[int, Any]) -> dict[int, float]:
+    return {
+        turn: min(figure) if isinstance(figure, list) else figure
+        for turn, figure in rounds.items()
+    }
+
+
+def format_figure(value: float, unit: str, sign: str = "") -> str:
+    """Return ``value`` with three digits and a fitting unit."""
+    if unit == "byte":
+        return f"{value:{sign},.0f} B"
+    for scale, name in ((1, "s"), (1e-3, "ms"), (1e-6, "µs")):
+        if abs(value) >= 0.9995 * scale:
+            scaled = value / scale
+            digits = 2 if abs(scaled) < 10 else 1 if abs(scaled) < 100 else 0
+            return f"{scaled:{sign}.{digits}f} {name}"
+    return f"{value * 1e9:{sign}.0f} ns"
+
+
+def format_target(rung: Rung) -> str:
+    """Return what the rung may cost, or an empty string."""
+    if rung.target is None:
+        return ""
+    if rung.judged == "ratio":
+        return f"≤ {rung.target:g}x"
+    return f"≤ {format_figure(rung.target, rung.unit, '+')}"
+
+
+def table(
+    results: Results, columns: Sequence[Column], loops: Sequence[str]
+) -> tuple[str, int]:
+    """Return the table as Markdown and how many targets were missed.
+
+    A cell holds the figure, what it is above native (+) and how many times
+    native (x). The last columns compare greenback 1.3.0 with ours.
+    """
+    ours = [column for column in columns if column.peer == OURS]
+    compare = [column for column in ours if Column(PREVIOUS) in columns]
+    header = ["rung", "loop", *(column.title for column in columns), "target"]
+    header += [f"1.3.0 / {column.engine}" for column in compare]
+    rows = []
+    missed = 0
+    for rung in (*TIME_RUNGS, *MEMORY_RUNGS):
+        for loop in loops:
+            if loop not in rung.loops:
+                continue
+            by_column = {
+                column: figures(results, rung, loop, column) for column in columns
+            }
+            if not any(by_column.values()):
+                continue
+            cells = []
+            for column, found in by_column.items():
+                cell = _cell(rung, found)
+                reached = found and found.judged(rung)
+                if (
+                    column.peer == OURS
+                    and rung.target is not None
+                    and reached is not None
+                ):
+                    ok = reached <= rung.target
+                    missed += not ok
+                    cell += " ok" if ok else " MISSED"
+                cells.append(cell)
+            against = [
+                _times(rung, by_column[Column(PREVIOUS)], by_column[column])
+                for column in compare
+            ]
+            rows.append([rung.title, loop, *cells, format_target(rung), *against])
+    for loop in loops:
+        row = [_returned_cell(results, loop, column) for column in columns]
+        if any(cell != "-" for cell in row):
+            rows.append([RETURN_RUNG.title, loop, *row, "all", *["" for _ in compare]])
+    missed += sum(
+        cell.endswith("MISSED")
+        for row in rows
+        if row[0] == RETURN_RUNG.title
+        for cell in row
+    )
+    return _markdown(header, rows), missed
+
+
+def _cell(rung: Rung, found: Figures | None) -> str:
+    if found is None:
+        return "-"
+    parts = [format_figure(found.value, rung.unit)]
+    if found.extra is not None:
+        parts.append(format_figure(found.extra, rung.unit, "+"))
+    if found.ratio is not None:
+        parts.append(f"{found.ratio:.2f}x")
+    return " ".join(parts)
+
+
+def _times(rung: Rung, previous: Figures | None, own: Figures | None) -> str:
+    """Return how many times our extra cost the previous version has."""
+    if previous is None or own is None:
+        return ""
+    if rung.judged == "none":
+        return ""
+    if rung.judged == "value":
+        return f"{previous.value / own.value:.1f}x"
+    if previous.extra is None or own.extra is None:
+        return ""
+    if own.extra <= 0 or previous.extra <= 0:
+        return f"{previous.value / own.value:.1f}x total"
+    return f"{previous.extra / own.extra:.1f}x"
+
+
+def _returned_cell(results: Results, loop: str, column: Column) -> str:
+    rounds = list(results.rounds(RETURN_RUNG.key, loop, column).values())
+    if not rounds:
+        return "-"
+    seconds = statistics.median(found["seconds"] for found in rounds)
+    returned = min(found["returned"] for found in rounds)
+    tasks = rounds[0]["tasks"]
+    verdict = "ok" if returned == tasks else "MISSED"
+    return f"{returned:,} of {tasks:,} in {format_figure(seconds, 'second')} {verdict}"
+
+
+def _markdown(header: list[str], rows: Iterable[list[str]]) -> str:
+    lines = [header, *rows]
+    widths = [max(len(line[index]) for line in lines) for index in range(len(header))]
+    text = []
+    for number, line in enumerate(lines):
+        text.append(
+            "| "
+            + " | ".join(
+                cell.ljust(width) for cell, width in zip(line, widths, strict=True)
+            )
+            + " |"
+        )
+        if number == 0:
+            text.append("|" + "|".join("-" * (width + 2) for width in widths) + "|")
+    return "\n".join(text)

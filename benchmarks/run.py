@@ -1,0 +1,331 @@
+#!/usr/bin/env python3
+"""Measure greenback beside what else there is, and print one table.
+
+Every peer on every loop gets a process of its own, and the processes take
+turns: a round visits all of them, and figures are compared within a round, so
+that a machine that becomes slower half-way does not favour anyone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import environments
+import pyperf
+from ladder import LOOPS, NATIVE, OURS, PREVIOUS, RETURN_RUNG, SQLALCHEMY
+from report import Column, Results, table
+
+HERE = Path(__file__).resolve().parent
+WORKER_TIMEOUT = 600
+
+
+class Effort(NamedTuple):
+    """How long to measure."""
+
+    rounds: int
+    values: int
+    min_time: float
+    memory_rounds: int
+    tasks: int
+
+
+NORMAL = Effort(rounds=9, values=4, min_time=0.01, memory_rounds=1, tasks=10_000)
+QUICK = Effort(rounds=2, values=2, min_time=0.005, memory_rounds=1, tasks=1_000)
+RIGOROUS = Effort(rounds=25, values=5, min_time=0.05, memory_rounds=3, tasks=10_000)
+
+
+class WorkerError(Exception):
+    """A worker process did not finish its job."""
+
+
+class Bench:
+    """One run: who takes part, and what was found so far."""
+
+    def __init__(
+        self,
+        columns: list[Column],
+        loops: list[str],
+        effort: Effort,
+        previous: Path | None,
+    ) -> None:
+        self.columns = columns
+        self.loops = loops
+        self.effort = effort
+        self.results = Results()
+        self._previous = previous
+        self._known_loops: dict[tuple[str, Column], dict[str, int]] = {}
+        self._broken: set[tuple[str, Column]] = set()
+
+    def measure_times(self) -> None:
+        """Time every rung, in rounds."""
+        for turn in range(self.effort.rounds):
+            for loop in self.loops:
+                for column in _rotated(self.columns, turn):
+                    progress(
+                        f"round {turn + 1} of {self.effort.rounds}: {loop}, {column.title}"
+                    )
+                    if (loop, column) not in self._broken:
+                        self._guard(loop, column, self._time, turn)
+
+    def measure_memory(self) -> None:
+        """Measure parked tasks, and see suspended ones come back."""
+        kinds = [
+            ("idle", "rss"),
+            ("idle", "traced"),
+            ("suspended", "rss"),
+            ("suspended", "traced"),
+            ("return", "rss"),
+        ]
+        for turn in range(self.effort.memory_rounds):
+            for loop in self.loops:
+                for scenario, measure in kinds:
+                    for column in _rotated(self.columns, turn):
+                        if loop == "bare" or (
+                            column.peer == SQLALCHEMY and scenario == "idle"
+                        ):
+                            continue
+                        progress(f"memory: {loop}, {column.title}, {scenario}")
+                        self._guard(loop, column, self._memory, turn, scenario, measure)
+
+    def _guard(self, loop: str, column: Column, measure: Any, *args: Any) -> None:
+        try:
+            measure(loop, column, *args)
+        except WorkerError as exc:
+            self._broken.add((loop, column))
+            self.results.problems.append(f"{column.title} on {loop}: {exc}")
+
+    def _time(self, loop: str, column: Column, turn: int) -> None:
+        known = self._known_loops.setdefault((loop, column), {})
+        with tempfile.TemporaryDirectory() as scratch:
+            output = Path(scratch) / "result.json"
+            options = [
+                "--in-process",
+                "--quiet",
+                "--processes=1",
+                "--warmups=1",
+                f"--output={output}",
+            ]
+            options += [
+                f"--values={self.effort.values}",
+                f"--min-time={self.effort.min_time}",
+            ]
+            options += [f"--known-loops={json.dumps(known)}"]
+            printed = self._work("time_worker.py", loop, column, options)
+            suite = pyperf.BenchmarkSuite.load(str(output)) if output.exists() else []
+        for line in printed.splitlines():
+            if line.startswith("FAILED "):
+                problem = f"{column.title} on {loop}: {line.removeprefix('FAILED ')}"
+                if problem not in self.results.problems:
+                    self.results.problems.append(problem)
+        for bench in suite:
+            rung = bench.get_name()
+            known[rung] = bench.get_loops()
+            self.results.add(rung, loop, column, turn, list(bench.get_values()))
+
+    def _memory(
+        self, loop: str, column: Column, turn: int, scenario: str, measure: str
+    ) -> None:
+        options = [
+            f"--scenario={scenario}",
+            f"--measure={measure}",
+            f"--tasks={self.effort.tasks}",
+        ]
+        found = json.loads(self._work("memory_worker.py", loop, column, options))
+        if scenario == "return":
+            self.results.add(RETURN_RUNG.key, loop, column, turn, found)
+            if found["returned"] != found["tasks"]:
+                lost = found["tasks"] - found["returned"]
+                self.results.problems.append(
+                    f"{column.title} on {loop}: {lost} tasks did not come back"
+                )
+        else:
+            self.results.add(
+                f"{scenario}-{measure}", loop, column, turn, found["bytes"]
+            )
+
+    def _work(self, script: str, loop: str, column: Column, options: list[str]) -> str:
+        python = self._previous if column.peer == PREVIOUS else sys.executable
+        environment = dict(os.environ)
+        environment.pop("GREENBACK_ENGINE", None)
+        command = [
+            str(python),
+            str(HERE / script),
+            f"--loop={loop}",
+            f"--peer={column.peer}",
+            *options,
+        ]
+        if column.engine is not None:
+            environment["GREENBACK_ENGINE"] = column.engine
+            command.append(f"--engine={column.engine}")
+        try:
+            result = subprocess.run(
+                command,
+                env=environment,
+                capture_output=True,
+                text=True,
+                timeout=WORKER_TIMEOUT,
+            )
+        except subprocess.TimeoutExpired as exc:
+            raise WorkerError(f"{script} took more than {WORKER_TIMEOUT} s") from exc
+        if result.returncode != 0:
+            last = (result.stderr.strip().splitlines() or ["no message"])[-1]
+            raise WorkerError(f"{script} exited with {result.returncode}: {last}")
+        return result.stdout
+
+
+def _rotated(columns: list[Column], turn: int) -> list[Column]:
+    """Return ``columns`` starting elsewhere each turn: going first is no gift."""
+    start = turn % len(columns)
+    return columns[start:] + columns[:start]
+
+
+def progress(text: str) -> None:
+    """Show what happens now, on a terminal only."""
+    if sys.stderr.isatty():
+        print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    length = parser.add_mutually_exclusive_group()
+    length.add_argument(
+        "--quick",
+        action="store_true",
+        help="about a minute: does everything still run?",
+    )
+    length.add_argument(
+        "--rigorous",
+        action="store_true",
+        help="half an hour or more, for figures to publish",
+    )
+    parser.add_argument(
+        "--engines", help="comma-separated; default: the one greenback chooses here"
+    )
+    parser.add_argument(
+        "--loops", default=",".join(LOOPS), help="comma-separated; default: %(default)s"
+    )
+    parser.add_argument(
+        "--peers",
+        default=",".join((NATIVE, OURS, PREVIOUS, SQLALCHEMY)),
+        help="comma-separated; native always takes part; default: %(default)s",
+    )
+    parser.add_argument(
+        "--json", metavar="FILE", type=Path, help="write the raw results to FILE"
+    )
+    parser.add_argument(
+        "--strict", action="store_true", help="exit with 1 if a target is missed"
+    )
+    arguments = parser.parse_args()
+    for name, allowed in (
+        ("loops", LOOPS),
+        ("peers", (NATIVE, OURS, PREVIOUS, SQLALCHEMY)),
+    ):
+        chosen = getattr(arguments, name).split(",")
+        for item in chosen:
+            if item not in allowed:
+                parser.error(
+                    f"argument --{name}: {item!r} is not one of {', '.join(allowed)}"
+                )
+        setattr(
+            arguments,
+            name,
+            [item for item in allowed if item in chosen or item == NATIVE],
+        )
+    return arguments
+
+
+def choose_columns(arguments: argparse.Namespace) -> list[Column]:
+    """Return the peers in the order of the table; SetupError if one is absent."""
+    columns = []
+    for peer in arguments.peers:
+        if peer == OURS:
+            requested = arguments.engines.split(",") if arguments.engines else [None]
+            columns += [
+                Column(OURS, environments.find_engine(name)) for name in requested
+            ]
+        elif peer != SQLALCHEMY or importlib.util.find_spec("sqlalchemy"):
+            columns.append(Column(peer))
+        else:
+            print("SQLAlchemy is not installed here and left out", file=sys.stderr)
+    return columns
+
+
+def choose_loops(requested: list[str]) -> list[str]:
+    """Return the loops that are installed."""
+    loops = []
+    for name in requested:
+        if name in ("uvloop", "trio") and not importlib.util.find_spec(name):
+            print(f"{name} is not installed here and left out", file=sys.stderr)
+        else:
+            loops.append(name)
+    return loops
+
+
+def describe(effort: Effort, elapsed: float) -> str:
+    """Return the lines below the table that say what was measured, and where."""
+    machine, versions = environments.machine(), environments.versions()
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan")
+    return "\n".join(
+        [
+            f"Machine: {machine['cpu']}, {machine['cores']} cores; {machine['os']}",
+            f"Python: {machine['python']}",
+            "Packages: "
+            + ", ".join(f"{name} {version}" for name, version in versions.items()),
+            f"Median of {effort.rounds} rounds, best of {effort.values} values in each;"
+            f" CPU time of the thread; {effort.tasks:,} tasks in rung 7.",
+            f"Measured in {elapsed:.0f} s; load average at the end {load:.1f}.",
+            "A cell: the figure, what it is above native (+), how many times native (x).",
+        ]
+    )
+
+
+def main() -> int:
+    arguments = parse_arguments()
+    effort = QUICK if arguments.quick else RIGOROUS if arguments.rigorous else NORMAL
+    start = time.monotonic()
+    try:
+        columns = choose_columns(arguments)
+        previous = (
+            environments.previous_python(HERE.parent)
+            if PREVIOUS in arguments.peers
+            else None
+        )
+    except environments.SetupError as exc:
+        print(f"benchmarks: {exc}", file=sys.stderr)
+        return 2
+    loops = choose_loops(arguments.loops)
+    bench = Bench(columns, loops, effort, previous)
+    bench.measure_times()
+    bench.measure_memory()
+    progress("")
+
+    results = bench.results
+    text, missed = table(results, columns, loops)
+    elapsed = time.monotonic() - start
+    print(text, "", describe(effort, elapsed), sep="\n")
+    for problem in results.problems:
+        print(f"PROBLEM: {problem}")
+    print(f"Targets missed: {missed}" if missed else "All targets reached.")
+    if arguments.json:
+        raw = {
+            "machine": environments.machine(),
+            "versions": environments.versions(),
+            "effort": effort._asdict(),
+            "problems": results.problems,
+            "results": results.raw(),
+        }
+        arguments.json.write_text(json.dumps(raw, indent=1) + "\n")
+    return 1 if results.problems or (missed and arguments.strict) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,525 @@
+/* The portable engine: each step runs in a worker greenlet.
+ *
+ * A worker belongs to one thread.  Its states:
+ *   pooled     waits at the top of its loop; w_portal is NULL
+ *   stepping   w_portal is set, w_hub is the greenlet that waits for the step
+ *   waiting    w_portal is set, w_hub is NULL; w_waiting is the greenlet that
+ *              waits in suspend(): the worker's own, or one that was started
+ *              in the step
+ *   abandoned  w_portal is NULL but the user's frames are still there: they
+ *              are unwound by GreenletExit, or stay for ever
+ *
+ * The portal's p_engine_data owns the worker from the beginning of a step to
+ * its end; then the worker goes to the pool of the thread, so that a portal
+ * between steps has no greenlet. */
+#include "gb_cpython.h"
+#include "gb_portal.h"
+
+#include "engine/greenlet_api.h"
+
+typedef struct {
+    PyObject_HEAD
+    PyObject *w_greenlet; /* owned; its run attribute owns us */
+    PortalObject *w_portal; /* borrowed: the portal owns us meanwhile */
+    PyObject *w_hub; /* borrowed from step()'s frame */
+    PyObject *w_waiting; /* owned */
+    char *w_base; /* about where its C stack begins */
+    uint64_t w_thread; /* PyThreadState_GetID of its thread */
+    gb_recursion_budget w_budget; /* of the loop, for the step */
+    PyObject *w_handled; /* owned: the exception that the loop handles */
+    bool w_done; /* the step has ended or has been suspended */
+} WorkerObject;
+
+/* A worker is used where its stack begins below the caller's frame, else
+ * greenlet would have to move the caller's live stack away at each switch
+ * (slow, and fatal for C code that holds pointers into that stack), but not
+ * so far below that the stack might end.  New workers leave room, so that
+ * they fit steps that begin somewhat deeper, too. */
+enum {
+    POOL_SIZE = 32,
+    ROOM_OUTERMOST = 16 * 1024, /* bytes, for steps that aren't nested */
+    ROOM_NESTED = 2 * 1024,
+    ROOM_LEAST = 1024,
+    REACH = 128 * 1024,
+};
+
+typedef struct {
+    int count;
+    bool owned; /* the thread's dict holds the capsule that empties us */
+    WorkerObject *workers[POOL_SIZE];
+    /* Set by step() for the greenlet that it wakes: tells it from others who
+     * switch there. */
+    PortalObject *handover;
+} worker_pool;
+
+static GB_THREAD_LOCAL worker_pool pool;
+
+static PyTypeObject worker_type;
+
+/* ----------------------------------------------------------------- workers */
+
+/* Drop `w` (stolen); what runs in it gets GreenletExit.  Keeps a pending
+ * exception.  Runs Python code; switches stacks. */
+static void
+worker_kill(WorkerObject *w)
+{
+    PyObject *pending = PyErr_GetRaisedException();
+    PyObject *greenlet = w->w_greenlet;
+    w->w_greenlet = NULL;
+    w->w_portal = NULL;
+    Py_CLEAR(w->w_waiting);
+    Py_XDECREF(greenlet);
+    Py_DECREF(w);
+    PyErr_SetRaisedException(pending);
+}
+
+static void
+worker_tp_dealloc(PyObject *self)
+{
+    WorkerObject *w = (WorkerObject *)self;
+    Py_CLEAR(w->w_waiting);
+    Py_CLEAR(w->w_handled);
+    Py_CLEAR(w->w_greenlet);
+    PyObject_Free(self);
+}
+
+static void
+pool_release(PyObject *capsule)
+{
+    /* By another thread than its own (at interpreter exit): leaked, as its
+     * greenlets can't be reached. */
+    if (PyCapsule_GetPointer(capsule, NULL) != &pool || Py_IsFinalizing()) {
+        return;
+    }
+    pool.owned = false;
+    while (pool.count > 0) {
+        worker_kill(pool.workers[--pool.count]);
+    }
+}
+
+/* Let the pool be emptied when the thread ends.  0, or -1 with an
+ * exception. */
+static int
+pool_register(void)
+{
+    PyObject *capsule, *thread_dict;
+    int rc = -1;
+    if (pool.owned) {
+        return 0;
+    }
+    thread_dict = PyThreadState_GetDict(); /* borrowed */
+    capsule = PyCapsule_New(&pool, NULL, pool_release);
+    if (capsule == NULL) {
+        return -1;
+    }
+    if (thread_dict == NULL) {
+        PyErr_NoMemory();
+    }
+    else {
+        rc = PyDict_SetItemString(thread_dict, "greenback.worker_pool",
+                                  capsule);
+        pool.owned = rc == 0;
+    }
+    Py_DECREF(capsule);
+    return rc;
+}
+
+static WorkerObject *
+worker_new(PyThreadState *ts, PyObject *current)
+{
+    WorkerObject *w;
+    PyObject *main_greenlet;
+
+    if (pool_register() < 0) {
+        return NULL;
+    }
+    w = PyObject_New(WorkerObject, &worker_type);
+    if (w == NULL) {
+        return NULL;
+    }
+    w->w_portal = NULL;
+    w->w_hub = NULL;
+    w->w_waiting = NULL;
+    w->w_base = NULL;
+    w->w_handled = NULL;
+    w->w_thread = PyThreadState_GetID(ts);
+    main_greenlet = gb_greenlet_main_of(current);
+    w->w_greenlet = gb_greenlet_new((PyObject *)w, main_greenlet);
+    Py_DECREF(main_greenlet);
+    if (w->w_greenlet == NULL) {
+        Py_CLEAR(w);
+    }
+    return w;
+}
+
+/* A worker from the pool that fits a step which begins at `sp`, or NULL. */
+static WorkerObject *
+pool_take(char *sp)
+{
+    for (int i = pool.count - 1; i >= 0; i--) {
+        WorkerObject *w = pool.workers[i];
+        ptrdiff_t room = sp - w->w_base;
+        if (GB_LIKELY(room >= ROOM_LEAST && room <= REACH)) {
+            pool.workers[i] = pool.workers[--pool.count];
+            return w;
+        }
+    }
+    return NULL;
+}
+
+/* Give `w` (stolen) back.  May run Python code and switch stacks. */
+static void
+pool_give(WorkerObject *w)
+{
+    if (pool.count == POOL_SIZE) {
+        WorkerObject *oldest = pool.workers[0];
+        pool.workers[0] = w;
+        worker_kill(oldest);
+        return;
+    }
+    pool.workers[pool.count++] = w;
+}
+
+/* ----------------------------------------------------- in the worker's stack */
+
+/* Run one step of w's portal.  Returns NULL with an exception if the worker
+ * is to end with it, None if it is to end, NULL without an exception if it is
+ * to go back to the hub. */
+static PyObject *
+worker_run_step(WorkerObject *w, PyThreadState *ts)
+{
+    PortalObject *p = w->w_portal;
+    PyObject *result, *handled = w->w_handled;
+    PySendResult status;
+
+    w->w_handled = NULL;
+    gb_cpython_set_context(ts, p->p_context);
+    gb_cpython_set_outermost_handled_exception(ts, handled);
+    gb_cpython_set_recursion_budget(ts, w->w_budget);
+
+    status = gb_engine_body(p, &result);
+
+    p = w->w_portal;
+    if (GB_UNLIKELY(p == NULL || w->w_hub == NULL)) {
+        /* Not woken by step(): the portal is gone, or somebody switched into
+         * the greenlet that waited in await_ and its code has ended. */
+        if (p != NULL) {
+            p->p_engine_data = NULL;
+            w->w_portal = NULL;
+            gb_portal_abandon(p);
+            Py_DECREF(w); /* the portal's; our caller has one */
+        }
+        Py_XDECREF(result);
+        return status == PYGEN_ERROR ? NULL : Py_NewRef(Py_None);
+    }
+    p->p_status = status;
+    p->p_result = status == PYGEN_ERROR ? PyErr_GetRaisedException() : result;
+    w->w_done = true;
+    gb_cpython_set_outermost_handled_exception(ts, NULL);
+    gb_cpython_set_context(ts, NULL);
+    return NULL;
+}
+
+/* What the greenlet runs. */
+static PyObject *
+worker_tp_call(PyObject *self, PyObject *Py_UNUSED(args),
+               PyObject *Py_UNUSED(kwargs))
+{
+    WorkerObject *w = (WorkerObject *)self;
+    PyThreadState *ts = PyThreadState_Get();
+    PyObject *result = NULL;
+
+    Py_INCREF(w);
+    while (w->w_portal != NULL) {
+        result = worker_run_step(w, ts);
+        if (result != NULL || PyErr_Occurred()) {
+            break;
+        }
+        result = gb_greenlet_switch(w->w_hub);
+        if (result == NULL) {
+            break; /* GreenletExit: dropped from the pool */
+        }
+        Py_CLEAR(result);
+    }
+    if (result == NULL && !PyErr_Occurred()) {
+        result = Py_NewRef(Py_None); /* switched to with nothing to do */
+    }
+    Py_DECREF(w);
+    return result;
+}
+
+static PyTypeObject worker_type = {
+    PyVarObject_HEAD_INIT(NULL, 0)
+    .tp_name = "greenback._core.Worker",
+    .tp_basicsize = sizeof(WorkerObject),
+    .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    .tp_dealloc = worker_tp_dealloc,
+    .tp_call = worker_tp_call,
+};
+
+/* ------------------------------------------------------- in the loop's stack */
+
+/* The first switch into a worker decides where its stack begins: leave room
+ * below the caller's frame. */
+static GB_NOINLINE PyObject *
+switch_leaving_room(WorkerObject *w, bool nested)
+{
+    volatile char room[ROOM_NESTED];
+    PyObject *result;
+    room[0] = 0;
+    if (!nested) {
+        volatile char more_room[ROOM_OUTERMOST - ROOM_NESTED];
+        more_room[0] = room[0];
+        w->w_base = (char *)more_room;
+        result = gb_greenlet_switch(w->w_greenlet);
+        room[0] = more_room[0];
+    }
+    else {
+        w->w_base = (char *)room;
+        result = gb_greenlet_switch(w->w_greenlet);
+    }
+    (void)room[0]; /* keeps both alive over the switch */
+    return result;
+}
+
+/* The greenlet of the loop was switched to while the step was under way.  Who
+ * did that has cut the user's code off: end it, and let the step fail.
+ * `switched_back` (stolen) is what came, NULL with an exception. */
+static void
+fail_interrupted_step(PortalObject *p, WorkerObject *w,
+                      PyObject *switched_back)
+{
+    if (switched_back != NULL) {
+        Py_DECREF(switched_back);
+        PyErr_SetString(PyExc_RuntimeError,
+                        "a step with a greenback portal was left by a "
+                        "switch to the greenlet that runs the event loop; "
+                        "let the step end instead");
+    }
+    p->p_engine_data = NULL;
+    p->p_status = PYGEN_ERROR;
+    Py_CLEAR(p->p_result);
+    w->w_hub = NULL;
+    worker_kill(w);
+}
+
+/* Find the greenlet to switch to for a step of `p`, a new reference, and get
+ * its worker ready; *fresh tells whether that has not been started yet.
+ * NULL with an exception. */
+static PyObject *
+prepare_worker(PortalObject *p, PyThreadState *ts, PyObject *hub, char *sp,
+               bool *fresh)
+{
+    WorkerObject *w = p->p_engine_data;
+    PyObject *target;
+
+    *fresh = false;
+    if (w == NULL) {
+        w = pool_take(sp);
+        if (GB_UNLIKELY(w == NULL)) {
+            w = worker_new(ts, hub);
+            if (w == NULL) {
+                return NULL;
+            }
+            *fresh = true;
+        }
+        p->p_engine_data = w;
+        w->w_portal = p;
+        w->w_budget = gb_cpython_recursion_budget(ts);
+        target = Py_NewRef(w->w_greenlet);
+    }
+    else if (w->w_thread != PyThreadState_GetID(ts)) {
+        PyErr_SetString(PyExc_RuntimeError,
+                        "a task suspended in await_() can only be resumed in "
+                        "the thread that suspended it");
+        return NULL;
+    }
+    else if (w->w_waiting == NULL) {
+        PyErr_SetString(PyExc_RuntimeError,
+                        "what was suspended in await_() has been woken by "
+                        "greenlet.switch() and no longer waits");
+        return NULL;
+    }
+    else {
+        target = w->w_waiting;
+        w->w_waiting = NULL;
+        pool.handover = p;
+    }
+    w->w_handled = gb_cpython_handled_exception(ts);
+    w->w_hub = hub;
+    w->w_done = false;
+    return target;
+}
+
+static int
+greenlet_step(PortalObject *p)
+{
+    PyThreadState *ts = PyThreadState_Get();
+    WorkerObject *w;
+    PyObject *target, *switched_back, *hub = gb_greenlet_current();
+    bool fresh;
+
+    if (hub == NULL) {
+        return -1;
+    }
+    target = prepare_worker(p, ts, hub, GB_STACK_ADDRESS(), &fresh);
+    if (target == NULL) {
+        Py_DECREF(hub);
+        return -1;
+    }
+    w = (WorkerObject *)Py_NewRef((PyObject *)p->p_engine_data);
+
+    switched_back = GB_UNLIKELY(fresh)
+                        ? switch_leaving_room(w, p->p_outer != NULL)
+                        : gb_greenlet_switch(target);
+
+    pool.handover = NULL;
+    if (GB_UNLIKELY(!w->w_done || switched_back == NULL)) {
+        fail_interrupted_step(p, w, switched_back);
+    }
+    else {
+        Py_DECREF(switched_back);
+        w->w_hub = NULL;
+        if (w->w_waiting == NULL) { /* the step has ended */
+            p->p_engine_data = NULL;
+            w->w_portal = NULL;
+            pool_give(w);
+        }
+        if (p->p_status == PYGEN_ERROR) {
+            PyErr_SetRaisedException(p->p_result);
+            p->p_result = NULL;
+        }
+    }
+    Py_DECREF(w);
+    Py_DECREF(target);
+    Py_DECREF(hub);
+    return 0;
+}
+
+/* Awake again in suspend(), by step(): take over what the loop's side has
+ * brought. */
+static void
+take_up_step(PortalObject *p, WorkerObject *w, PyThreadState *ts,
+             PyObject *current, bool in_steps_context)
+{
+    PyObject *handled = w->w_handled;
+    w->w_handled = NULL;
+    if (current == w->w_greenlet) {
+        gb_cpython_set_outermost_handled_exception(ts, handled);
+    }
+    else { /* a greenlet of the user's has outermost frames of its own */
+        Py_XDECREF(handled);
+    }
+    if (in_steps_context && gb_cpython_context(ts) != p->p_context) {
+        /* The loop may have given the task another Context meanwhile; only a
+         * Context.run() of the user's own keeps its Context. */
+        gb_cpython_set_context(ts, p->p_context);
+    }
+}
+
+static int
+greenlet_suspend(PortalObject *p, PyObject *trap, bool *woken)
+{
+    PyThreadState *ts = PyThreadState_Get();
+    WorkerObject *w = p->p_engine_data;
+    PyObject *switched_back, *current = gb_greenlet_current();
+    bool in_steps_context = gb_cpython_context(ts) == p->p_context;
+    int rc = -1;
+
+    if (current == NULL) {
+        Py_DECREF(trap);
+        return -1;
+    }
+    if (w == NULL || w->w_hub == NULL || w->w_hub == current) {
+        Py_DECREF(trap);
+        Py_DECREF(current);
+        PyErr_SetString(PyExc_RuntimeError,
+                        "await_() called outside of the step that its portal "
+                        "belongs to, in a greenlet that the step has left");
+        return -1;
+    }
+    p->p_result = trap;
+    p->p_status = PYGEN_NEXT;
+    Py_INCREF(w);
+    w->w_waiting = Py_NewRef(current);
+    w->w_done = true;
+    if (current == w->w_greenlet) {
+        gb_cpython_set_outermost_handled_exception(ts, NULL);
+    }
+
+    switched_back = gb_greenlet_switch(w->w_hub);
+
+    p = pool.handover;
+    pool.handover = NULL;
+    if (GB_LIKELY(switched_back != NULL && p != NULL)) {
+        take_up_step(p, w, ts, current, in_steps_context);
+        rc = 0;
+    }
+    else { /* don't touch the portal that we left: it may be gone */
+        *woken = true;
+        Py_CLEAR(w->w_waiting);
+        if (switched_back != NULL) {
+            PyErr_SetString(PyExc_RuntimeError,
+                            "a greenlet that waits in await_() was switched "
+                            "to by something else than its event loop");
+        }
+    }
+    Py_XDECREF(switched_back);
+    Py_DECREF(current);
+    Py_DECREF(w);
+    return rc;
+}
+
+static bool
+greenlet_may_unwind(PortalObject *p)
+{
+    WorkerObject *w = p->p_engine_data;
+    PyThreadState *ts = PyThreadState_Get();
+    if (w == NULL || Py_IsFinalizing()) {
+        return w == NULL;
+    }
+    /* The collector's lists have their heads on its C stack, which must not
+     * be moved away while they are in use. */
+    return w->w_waiting != NULL && w->w_thread == PyThreadState_GetID(ts)
+           && (!gb_cpython_gc_running(ts) || GB_STACK_ADDRESS() > w->w_base);
+}
+
+static void
+greenlet_release(PortalObject *p)
+{
+    WorkerObject *w = p->p_engine_data;
+    p->p_engine_data = NULL;
+    if (w == NULL) {
+        return;
+    }
+    w->w_portal = NULL;
+    if (!Py_IsFinalizing()) {
+        worker_kill(w);
+    }
+}
+
+static PyObject *
+greenlet_stack(PortalObject *p)
+{
+    WorkerObject *w = p->p_engine_data;
+    return Py_NewRef(w == NULL ? Py_None : w->w_greenlet);
+}
+
+static int
+greenlet_init(gb_state *Py_UNUSED(st))
+{
+    if (gb_greenlet_import() < 0) {
+        return -1;
+    }
+    return PyType_Ready(&worker_type);
+}
+
+const gb_engine gb_greenlet_engine = {
+    .name = "greenlet",
+    .init = greenlet_init,
+    .step = greenlet_step,
+    .suspend = greenlet_suspend,
+    .may_unwind = greenlet_may_unwind,
+    .release = greenlet_release,
+    .stack = greenlet_stack,
+};

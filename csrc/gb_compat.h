@@ -1,0 +1,84 @@
+/* What differs between CPython versions in the public C API, and compiler
+ * attributes.  Nothing here needs CPython's internal headers: those are known
+ * to gb_cpython.c alone. */
+#ifndef GB_COMPAT_H
+#define GB_COMPAT_H
+
+#ifndef PY_SSIZE_T_CLEAN
+#define PY_SSIZE_T_CLEAN
+#endif
+#include <Python.h>
+#include <structmember.h>
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "vendor/pythoncapi_compat.h"
+
+#if PY_VERSION_HEX < 0x030b0000
+#error "greenback needs CPython 3.11 or newer"
+#endif
+
+#if defined(__GNUC__) || defined(__clang__)
+#define GB_LIKELY(x) __builtin_expect(!!(x), 1)
+#define GB_UNLIKELY(x) __builtin_expect(!!(x), 0)
+#define GB_NOINLINE __attribute__((noinline))
+/* The greenlet engine only compares stack addresses, it never follows them. */
+#define GB_STACK_ADDRESS() ((char *)__builtin_frame_address(0))
+#elif defined(_MSC_VER)
+#include <intrin.h>
+#define GB_LIKELY(x) (x)
+#define GB_UNLIKELY(x) (x)
+#define GB_NOINLINE __declspec(noinline)
+#define GB_STACK_ADDRESS() ((char *)_AddressOfReturnAddress())
+#else
+#error "greenback needs GCC, Clang or MSVC"
+#endif
+
+#if defined(_MSC_VER)
+#define GB_THREAD_LOCAL __declspec(thread)
+#else
+#define GB_THREAD_LOCAL _Thread_local
+#endif
+
+/* Exceptions as single objects came with 3.12.  Remove with 3.11. */
+#if PY_VERSION_HEX < 0x030c0000
+static inline PyObject *
+PyErr_GetRaisedException(void)
+{
+    PyObject *type, *value, *traceback;
+    PyErr_Fetch(&type, &value, &traceback);
+    PyErr_NormalizeException(&type, &value, &traceback);
+    if (value != NULL && traceback != NULL) {
+        PyException_SetTraceback(value, traceback);
+    }
+    Py_XDECREF(traceback);
+    Py_XDECREF(type);
+    return value;
+}
+
+static inline void
+PyErr_SetRaisedException(PyObject *exc) /* steals */
+{
+    if (exc == NULL) {
+        PyErr_Clear();
+        return;
+    }
+    PyErr_Restore(Py_NewRef((PyObject *)Py_TYPE(exc)), exc,
+                  PyException_GetTraceback(exc));
+}
+#endif
+
+/* throw(type, value, traceback) of generators is deprecated since 3.12, and
+ * says so there.  Remove when 3.11 is no longer supported. */
+#if PY_VERSION_HEX >= 0x030c0000
+#define GB_THROW_SIGNATURE_DEPRECATED 1
+#else
+#define GB_THROW_SIGNATURE_DEPRECATED 0
+#endif
+
+/* Cast for METH_FASTCALL functions; the one function-pointer cast we allow. */
+#define GB_CFUNCTION(f) ((PyCFunction)(void (*)(void))(f))
+
+#endif

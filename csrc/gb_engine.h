@@ -1,0 +1,69 @@
+/* THE SEAM between portals and what suspends and resumes C stacks.
+ *
+ * An engine runs the user's side of a step (gb_engine_body) on some stack,
+ * and can leave that stack waiting in suspend() while step() returns to the
+ * loop.  Nothing above this header knows which engine runs; no engine knows
+ * what a portal is for.
+ *
+ * What passes between the two sides is in the portal: p_op and p_argument
+ * going in, p_status and p_result coming out. */
+#ifndef GB_ENGINE_H
+#define GB_ENGINE_H
+
+#include "gb_state.h"
+
+typedef struct PortalObject PortalObject;
+
+/* What the loop asks for. */
+typedef enum {
+    GB_OP_SEND,  /* p_argument is the value */
+    GB_OP_THROW, /* p_argument is an exception instance */
+    GB_OP_CLOSE, /* p_argument is NULL; never reaches a suspended await_ */
+} gb_op;
+
+typedef struct gb_engine {
+    const char *name;
+
+    /* Prepare the module `st` for this engine.  0, or -1 with an exception
+     * (ImportError: can't be used here). */
+    int (*init)(gb_state *st);
+
+    /* Run one step of `p`: gb_engine_body on a stack of its own, or if
+     * p_engine_data says that one waits in suspend(), go on with that.
+     * Returns 0 when the step has ended: p_status tells how, p_result is set
+     * unless that is PYGEN_ERROR, and then an exception is pending.
+     * Returns -1 with an exception if the step did not take place; `p` is as
+     * it was.  Runs Python code; switches stacks.
+     * The caller keeps `p` and its coroutine alive. */
+    int (*step)(PortalObject *p);
+
+    /* Called in a step of `p`, on the stack that wants to wait: end that step
+     * with `trap` (stolen) as what it yields.  Returns 0 when the next step
+     * has come, with p_op and p_argument set.
+     * Returns -1 with an exception if it can't wait here, or if something
+     * else than step() has woken this stack; in the latter case *woken is
+     * true and `p` may be gone.  Switches stacks; other Python code runs. */
+    int (*suspend)(PortalObject *p, PyObject *trap, bool *woken);
+
+    /* Whether step() may be called now, from here, to unwind a stack that
+     * waits in suspend().  Cannot fail. */
+    bool (*may_unwind)(PortalObject *p);
+
+    /* Forget the stack that waits for `p`, which is going to die.  It is
+     * unwound if that can be done, otherwise leaked.  Keeps a pending
+     * exception.  May run Python code and switch stacks. */
+    void (*release)(PortalObject *p);
+
+    /* For introspection: the object which stands for the stack that the
+     * unfinished step of `p` runs on, a new reference; None if there is none
+     * or the engine has no such objects.  NULL with an exception. */
+    PyObject *(*stack)(PortalObject *p);
+} gb_engine;
+
+extern const gb_engine gb_greenlet_engine;
+
+/* Given by the portal: what a step does on the engine's stack.  Returns as
+ * PyIter_Send does.  Runs Python code; may switch stacks. */
+PySendResult gb_engine_body(PortalObject *p, PyObject **result);
+
+#endif

@@ -1,0 +1,140 @@
+#include "gb_loop.h"
+
+#include "gb_cpython.h"
+
+static const gb_loop *const loops[] = {&gb_asyncio_loop, &gb_trio_loop};
+
+PyObject *
+gb_loop_imported_module(gb_state *st, PyObject *name)
+{
+    PyObject *module = NULL;
+    if (PyDict_GetItemRef(st->modules, name, &module) < 0) {
+        PyErr_Clear();
+    }
+    if (module == Py_None) { /* an import that was blocked on purpose */
+        Py_CLEAR(module);
+    }
+    return module;
+}
+
+/* What the running library has told sniffio: its name, a new reference; NULL
+ * without an exception if it has told nothing. */
+static PyObject *
+announced_library(gb_state *st)
+{
+    PyObject *name = PyObject_GetAttr(st->sniffio_thread_local, st->str_name);
+    if (name == NULL) {
+        PyErr_Clear();
+        return NULL;
+    }
+    if (name == Py_None) {
+        Py_CLEAR(name);
+        if (PyContextVar_Get(st->sniffio_library_variable, NULL, &name) < 0) {
+            PyErr_Clear();
+        }
+        if (name == Py_None) {
+            Py_CLEAR(name);
+        }
+    }
+    return name;
+}
+
+/* Both an asyncio and a Trio task say that they are current: one loop runs
+ * inside a step of the other.  The inner one is whose Context was entered
+ * last.  True if that is asyncio. */
+static bool
+asyncio_is_innermost(gb_state *st, PyObject *asyncio_task, PyObject *trio_task)
+{
+    PyThreadState *ts = PyThreadState_Get();
+    PyObject *ours = gb_asyncio_loop.context(st, asyncio_task);
+    PyObject *theirs = gb_trio_loop.context(st, trio_task);
+    bool result;
+
+    if (ours != NULL) {
+        result = gb_cpython_innermost_context(ts, ours, theirs) == ours;
+    }
+    else { /* 3.11's asyncio does not tell */
+        result = gb_cpython_context(ts) != theirs;
+    }
+    Py_XDECREF(ours);
+    Py_XDECREF(theirs);
+    return result;
+}
+
+PyObject *
+gb_loop_current_task(gb_state *st, const gb_loop **loop)
+{
+    PyObject *asyncio_task, *trio_task;
+    PyObject *library = announced_library(st);
+    bool trio_announced, other_announced;
+
+    trio_announced = library != NULL && PyUnicode_Check(library)
+                     && PyUnicode_EqualToUTF8(library, gb_trio_loop.name);
+    other_announced =
+        library != NULL && !trio_announced
+        && !(PyUnicode_Check(library)
+             && PyUnicode_EqualToUTF8(library, gb_asyncio_loop.name));
+    Py_XDECREF(library);
+    if (other_announced) {
+        return NULL;
+    }
+
+    asyncio_task = gb_asyncio_loop.current_task(st);
+    trio_task = trio_announced ? gb_trio_loop.current_task(st) : NULL;
+    if (asyncio_task != NULL && trio_task != NULL) {
+        if (asyncio_is_innermost(st, asyncio_task, trio_task)) {
+            Py_CLEAR(trio_task);
+        }
+        else {
+            Py_CLEAR(asyncio_task);
+        }
+    }
+    if (loop != NULL) {
+        *loop = trio_task != NULL ? &gb_trio_loop : &gb_asyncio_loop;
+    }
+    return trio_task != NULL ? trio_task : asyncio_task;
+}
+
+PyObject *
+gb_loop_require_current_task(gb_state *st, const gb_loop **loop)
+{
+    PyObject *library;
+    PyObject *task = gb_loop_current_task(st, loop);
+    if (task != NULL) {
+        return task;
+    }
+    /* AsyncLibraryNotFoundError comes from here. */
+    library = PyObject_CallNoArgs(st->sniffio_current_async_library);
+    if (library == NULL) {
+        return NULL;
+    }
+    for (size_t i = 0; i < Py_ARRAY_LENGTH(loops); i++) {
+        if (PyUnicode_Check(library)
+            && PyUnicode_EqualToUTF8(library, loops[i]->name)) {
+            PyErr_Format(PyExc_RuntimeError,
+                         "no %s task is running here; call this from a task",
+                         loops[i]->name);
+            goto done;
+        }
+    }
+    PyErr_Format(PyExc_RuntimeError, "greenback does not support %S", library);
+
+done:
+    Py_DECREF(library);
+    return NULL;
+}
+
+const gb_loop *
+gb_loop_of_task(gb_state *st, PyObject *task)
+{
+    for (size_t i = 0; i < Py_ARRAY_LENGTH(loops); i++) {
+        int owns = loops[i]->owns(st, task);
+        if (owns != 0) {
+            return owns < 0 ? NULL : loops[i];
+        }
+    }
+    PyErr_Format(PyExc_TypeError,
+                 "expected an asyncio or Trio task, not %.200s",
+                 Py_TYPE(task)->tp_name);
+    return NULL;
+}
