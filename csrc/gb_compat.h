@@ -41,6 +41,12 @@
 #else
 #define GB_THREAD_LOCAL _Thread_local
 #endif
+/* On ELF: read at a fixed offset, without a call.  Only for little data. */
+#if defined(__ELF__)
+#define GB_TLS_MODEL __attribute__((tls_model("initial-exec")))
+#else
+#define GB_TLS_MODEL
+#endif
 
 /* Exceptions as single objects came with 3.12.  Remove with 3.11. */
 #if PY_VERSION_HEX < 0x030c0000
@@ -77,6 +83,40 @@ PyErr_SetRaisedException(PyObject *exc) /* steals */
 #else
 #define GB_THROW_SIGNATURE_DEPRECATED 0
 #endif
+
+/* The words in which `await` refuses an object of `type`, and what its
+ * __await__() has returned. */
+static inline void
+gb_compat_refuse_awaitable(PyTypeObject *type)
+{
+#if PY_VERSION_HEX >= 0x030e0000
+    const char *format = "'%.100s' object can't be awaited";
+#else
+    const char *format = "object %.100s can't be used in 'await' expression";
+#endif
+    PyErr_Format(PyExc_TypeError, format, type->tp_name);
+}
+
+static inline void
+gb_compat_refuse_await_result(PyTypeObject *type, PyTypeObject *result_type,
+                              bool is_coroutine)
+{
+#if PY_VERSION_HEX >= 0x030f0000
+    (void)is_coroutine;
+    PyErr_Format(PyExc_TypeError,
+                 "%N.__await__() must return an iterator, not %N", type,
+                 result_type);
+#else
+    (void)type;
+    if (is_coroutine) {
+        PyErr_SetString(PyExc_TypeError, "__await__() returned a coroutine");
+        return;
+    }
+    PyErr_Format(PyExc_TypeError,
+                 "__await__() returned non-iterator of type '%.100s'",
+                 result_type->tp_name);
+#endif
+}
 
 /* Cast for METH_FASTCALL functions; the one function-pointer cast we allow. */
 #define GB_CFUNCTION(f) ((PyCFunction)(void (*)(void))(f))

@@ -70,9 +70,7 @@ gb_drive_iterator(gb_state *st, PyObject *awaitable)
         return is_coroutine < 0 ? NULL : Py_NewRef(awaitable);
     }
     if (type->tp_as_async == NULL || type->tp_as_async->am_await == NULL) {
-        PyErr_Format(PyExc_TypeError,
-                     "object %.100s can't be used in 'await' expression",
-                     type->tp_name);
+        gb_compat_refuse_awaitable(type);
         return NULL;
     }
     iterator = type->tp_as_async->am_await(awaitable);
@@ -83,13 +81,9 @@ gb_drive_iterator(gb_state *st, PyObject *awaitable)
     if (!is_coroutine) {
         is_coroutine = is_generator_coroutine(iterator);
     }
-    if (is_coroutine > 0) {
-        PyErr_SetString(PyExc_TypeError, "__await__() returned a coroutine");
-    }
-    else if (is_coroutine == 0 && !PyIter_Check(iterator)) {
-        PyErr_Format(PyExc_TypeError,
-                     "__await__() returned non-iterator of type '%.100s'",
-                     Py_TYPE(iterator)->tp_name);
+    if (is_coroutine > 0 || (is_coroutine == 0 && !PyIter_Check(iterator))) {
+        gb_compat_refuse_await_result(type, Py_TYPE(iterator),
+                                      is_coroutine > 0);
         is_coroutine = -1;
     }
     if (is_coroutine != 0) {

@@ -54,10 +54,10 @@ typedef struct gb_engine {
      * exception.  May run Python code and switch stacks. */
     void (*release)(PortalObject *p);
 
-    /* For introspection: the object which stands for the stack that the
-     * unfinished step of `p` runs on, a new reference; None if there is none
-     * or the engine has no such objects.  NULL with an exception. */
-    PyObject *(*stack)(PortalObject *p);
+    /* For introspection: the object which stands for the stack that waits in
+     * suspend() for `p`, a new reference; None if none waits or the engine
+     * has no such objects.  NULL with an exception. */
+    PyObject *(*waiting_stack)(PortalObject *p);
 } gb_engine;
 
 extern const gb_engine gb_greenlet_engine;

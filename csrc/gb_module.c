@@ -103,14 +103,14 @@ add_imports(gb_state *st)
 /* ----------------------------------------------------------------- methods */
 
 static PyObject *
-module_running_stack(PyObject *module, PyObject *coroutine)
+module_waiting_stack(PyObject *module, PyObject *coroutine)
 {
     gb_state *st = gb_state_of_module(module);
     PortalObject *p = gb_coroutine_portal(st, coroutine);
     if (p == NULL) {
         Py_RETURN_NONE;
     }
-    return st->engine->stack(p);
+    return st->engine->waiting_stack(p);
 }
 
 static PyObject *
@@ -124,12 +124,12 @@ module_innermost_awaited(PyObject *module, PyObject *coroutine)
     return Py_NewRef(p->p_awaiting);
 }
 
-PyDoc_STRVAR(running_stack_doc,
-"running_stack($module, coroutine, /)\n"
+PyDoc_STRVAR(waiting_stack_doc,
+"waiting_stack($module, coroutine, /)\n"
 "--\n"
 "\n"
-"The greenlet in which a coroutine's unfinished step runs or waits in\n"
-"await_(); None if it has no portal or is between steps.");
+"The greenlet that waits in await_() for a coroutine's next step; None if none\n"
+"does.");
 
 PyDoc_STRVAR(innermost_awaited_doc,
 "innermost_awaited($module, coroutine, /)\n"
@@ -139,7 +139,7 @@ PyDoc_STRVAR(innermost_awaited_doc,
 "it waits in none.");
 
 static PyMethodDef module_methods[] = {
-    {"running_stack", module_running_stack, METH_O, running_stack_doc},
+    {"waiting_stack", module_waiting_stack, METH_O, waiting_stack_doc},
     {"innermost_awaited", module_innermost_awaited, METH_O,
      innermost_awaited_doc},
     {NULL, NULL, 0, NULL},

@@ -1,6 +1,6 @@
 #include "gb_portal.h"
 
-GB_THREAD_LOCAL PortalObject *gb_portal_running = NULL;
+GB_THREAD_LOCAL PortalObject *gb_portal_running GB_TLS_MODEL = NULL;
 
 PortalObject *
 gb_portal_new(gb_state *st, const gb_form *form, PyObject *coroutine,

@@ -68,7 +68,7 @@ struct PortalObject {
 
 /* Per thread: the portal whose step runs, innermost.  Borrowed: the step
  * holds a reference.  NULL outside of all steps. */
-extern GB_THREAD_LOCAL PortalObject *gb_portal_running;
+extern GB_THREAD_LOCAL PortalObject *gb_portal_running GB_TLS_MODEL;
 
 /* A new portal for `coroutine` (borrowed), in state NEW or BESTOWED, serving
  * `task` (an identity, may be NULL).  NULL with an exception. */

@@ -102,9 +102,7 @@ class Crawl:
             return
         self.pages[page] = len(content)
         text = content.decode()
-        self.tasks.create_task(
-            greenback.with_portal_run_sync(self.parse, page, text)
-        )
+        self.tasks.create_task(greenback.with_portal_run_sync(self.parse, page, text))
 
     async def fetch(self, page: str) -> bytes | None:
         """Return the page's content, None if there is no such page."""
@@ -134,9 +132,7 @@ class LinkFollower(HTMLParser):
         self.crawl = crawl
         self.page = page
 
-    def handle_starttag(
-        self, tag: str, attrs: list[tuple[str, str | None]]
-    ) -> None:
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         target = dict(attrs).get("href") if tag == "a" else None
         if not target:
             return
@@ -211,7 +207,9 @@ async def serve(tree: Path) -> AsyncIterator[str]:
 
     @web.middleware
     async def be_far_away(request, handler):
-        await asyncio.sleep(random.uniform(*SERVER_DELAY))
+        # A dead link is answered at once.
+        if (tree / request.path.lstrip("/")).is_file():
+            await asyncio.sleep(random.uniform(*SERVER_DELAY))
         return await handler(request)
 
     application = web.Application(middlewares=[be_far_away])
@@ -237,17 +235,18 @@ def modules_to_describe() -> Iterator[str]:
         for module in pkgutil.iter_modules(
             spec.submodule_search_locations or (), prefix=name + "."
         ):
-            if "._" not in module.name:
+            last_name = module.name.rpartition(".")[2]
+            if last_name[0] != "_" and last_name != "test":
                 yield module.name
 
 
 def write_tree(tree: Path, progress: Progress) -> list[str]:
-    """Have pydoc write the pages, in one process for each processor.
+    """Have pydoc write the pages, in a few processes at once.
 
     Returns the pages of the top-level modules.
     """
     names = list(modules_to_describe())
-    share = os.cpu_count() or 1
+    share = min(os.cpu_count() or 1, 4)
     processes = [
         greenback.await_(
             asyncio.create_subprocess_exec(
@@ -275,9 +274,7 @@ def write_tree(tree: Path, progress: Progress) -> list[str]:
     return [page for page in pages if page.count(".") == 1]
 
 
-def read_tree(
-    tree: Path, start_pages: list[str]
-) -> tuple[dict[str, int], set[str]]:
+def read_tree(tree: Path, start_pages: list[str]) -> tuple[dict[str, int], set[str]]:
     """Find what can be reached, by means which the crawler does not use.
 
     Returns the size of each page on disk, and the links that lead nowhere.
@@ -317,17 +314,13 @@ def crawl_tree(
 
         address = enter(serve(tree))
         session = enter(
-            aiohttp.ClientSession(
-                address, connector=aiohttp.TCPConnector(limit=0)
-            )
+            aiohttp.ClientSession(address, connector=aiohttp.TCPConnector(limit=0))
         )
         with greenback.async_context(asyncio.TaskGroup()) as tasks:
             crawl = Crawl(session, tasks)
             enter(background(heart.run(), progress.follow_crawl(crawl, heart)))
             for page in start_pages:
-                tasks.create_task(
-                    greenback.with_portal_run_sync(crawl.follow, page)
-                )
+                tasks.create_task(greenback.with_portal_run_sync(crawl.follow, page))
     progress.finish(f"{len(crawl.pages)} pages read")
     return crawl, heart, time.perf_counter() - started
 

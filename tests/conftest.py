@@ -48,12 +48,18 @@ import contextvars
 import gc
 import platform
 import sys
-import warnings
 
 import greenlet
 import pytest
 
 import greenback
+
+
+def pytest_configure(config):
+    # Raised in the coroutine's finalizer, so that the hook of `strays` sees it.
+    config.addinivalue_line(
+        "filterwarnings", "error:.*was never awaited:RuntimeWarning"
+    )
 
 
 def pytest_report_header(config):
@@ -385,12 +391,9 @@ def strays():
     previous_hook = sys.unraisablehook
     sys.unraisablehook = hook
     try:
-        with warnings.catch_warnings():
-            # Raised in the coroutine's finalizer, so the hook sees it.
-            warnings.filterwarnings("error", ".*was never awaited", RuntimeWarning)
-            yield found
-            gc.collect()
-            gc.freeze()  # or each collection looks at all that pytest keeps
+        yield found
+        gc.collect()
+        gc.freeze()  # or each collection looks at all that pytest keeps
     finally:
         sys.unraisablehook = previous_hook
     if found:

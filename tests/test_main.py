@@ -810,9 +810,7 @@ wait()
 
 
 @pytest.mark.parametrize("loop", ALL_LOOPS)
-@pytest.mark.parametrize(
-    "work", ["while True: time.sleep(0.01)", "while True: pass"]
-)
+@pytest.mark.parametrize("work", ["while True: time.sleep(0.01)", "while True: pass"])
 @pytest.mark.parametrize("waited", [False, True])
 def test_interrupt_of_sync_code(start, write, loop, work, waited):
     write(

@@ -949,6 +949,10 @@ def run_inner_loop(inner):
     )
 
 
+# Trio notes that uvloop wants to learn of signals, too.
+@pytest.mark.filterwarnings(
+    "ignore:It looks like Trio's signal handling:RuntimeWarning"
+)
 def test_trio_inside_a_step_of_asyncio(asyncio_runner, trio_runner):
     def sync():
         for _ in range(3):

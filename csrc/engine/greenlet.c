@@ -52,7 +52,7 @@ typedef struct {
     PortalObject *handover;
 } worker_pool;
 
-static GB_THREAD_LOCAL worker_pool pool;
+static GB_THREAD_LOCAL worker_pool pool GB_TLS_MODEL;
 
 static PyTypeObject worker_type;
 
@@ -499,10 +499,11 @@ greenlet_release(PortalObject *p)
 }
 
 static PyObject *
-greenlet_stack(PortalObject *p)
+greenlet_waiting_stack(PortalObject *p)
 {
     WorkerObject *w = p->p_engine_data;
-    return Py_NewRef(w == NULL ? Py_None : w->w_greenlet);
+    return Py_NewRef(w == NULL || w->w_waiting == NULL ? Py_None
+                                                       : w->w_waiting);
 }
 
 static int
@@ -521,5 +522,5 @@ const gb_engine gb_greenlet_engine = {
     .suspend = greenlet_suspend,
     .may_unwind = greenlet_may_unwind,
     .release = greenlet_release,
-    .stack = greenlet_stack,
+    .waiting_stack = greenlet_waiting_stack,
 };

@@ -199,8 +199,7 @@ class Program:
                 content = file.read()
         except OSError as error:
             _refuse(
-                f"can't open file {absolute!r}: "
-                f"[Errno {error.errno}] {error.strerror}",
+                f"can't open file {absolute!r}: [Errno {error.errno}] {error.strerror}",
                 exit_code=2,
             )
         directory = os.path.dirname(os.path.realpath(absolute))
@@ -217,9 +216,7 @@ class Program:
             code = _compile(content, absolute)
         return code, namespace
 
-    def _load_main_in(
-        self, container: str
-    ) -> tuple[types.CodeType, dict[str, Any]]:
+    def _load_main_in(self, container: str) -> tuple[types.CodeType, dict[str, Any]]:
         """Load the ``__main__`` module of a directory or zip file."""
         self._set_arguments(self.command.target, path_entry=None)
         if sys.flags.safe_path:
@@ -356,9 +353,7 @@ class AsyncioMain:
         self.task: asyncio.Task[None]
         self.loop: asyncio.AbstractEventLoop
 
-    def run(
-        self, loop_factory: Callable[[], asyncio.AbstractEventLoop] | None
-    ) -> None:
+    def run(self, loop_factory: Callable[[], asyncio.AbstractEventLoop] | None) -> None:
         """Run the program; leftover tasks are cancelled as in asyncio.run."""
         import asyncio
 
@@ -366,9 +361,7 @@ class AsyncioMain:
             self.loop = runner.get_loop()
             self.task = self.loop.create_task(self._main())
             on_sigint = self._on_sigint
-            takes_sigint = (
-                signal.getsignal(signal.SIGINT) is signal.default_int_handler
-            )
+            takes_sigint = signal.getsignal(signal.SIGINT) is signal.default_int_handler
             if takes_sigint:
                 signal.signal(signal.SIGINT, on_sigint)
             try:
@@ -386,9 +379,7 @@ class AsyncioMain:
             # A program that does not react to the first is given up.
             if self.task.done() or self.pending is not None:
                 raise
-            escaped.__traceback__ = _without_leading_loop_frames(
-                escaped.__traceback__
-            )
+            escaped.__traceback__ = _without_leading_loop_frames(escaped.__traceback__)
             self.pending = escaped
             self.task.cancel()
 
@@ -396,9 +387,7 @@ class AsyncioMain:
         await self._deliver(with_portal_run_sync(self.program.run))
 
     @types.coroutine
-    def _deliver(
-        self, main: Coroutine[Any, Any, None]
-    ) -> Generator[Any, Any, None]:
+    def _deliver(self, main: Coroutine[Any, Any, None]) -> Generator[Any, Any, None]:
         """Drive the program, and throw what is pending into it."""
         error: BaseException | None = None
         while True:
@@ -428,9 +417,7 @@ class AsyncioMain:
         self.task.uncancel()
         return pending
 
-    def _on_sigint(
-        self, signal_number: int, frame: types.FrameType | None
-    ) -> None:
+    def _on_sigint(self, signal_number: int, frame: types.FrameType | None) -> None:
         if (
             self.task.done()
             or self.pending is not None
@@ -453,9 +440,7 @@ def _do_nothing() -> None:
     pass
 
 
-def _is_called_by(
-    frame: types.FrameType | None, caller: types.CodeType
-) -> bool:
+def _is_called_by(frame: types.FrameType | None, caller: types.CodeType) -> bool:
     while frame is not None:
         if frame.f_code is caller:
             return True
@@ -518,17 +503,13 @@ def _run_in_loop(command: Command) -> tuple[Any, types.TracebackType | None]:
             program.error = error
             program.traceback = error.__traceback__
             if isinstance(error, KeyboardInterrupt):
-                program.traceback = _without_leading_loop_frames(
-                    error.__traceback__
-                )
+                program.traceback = _without_leading_loop_frames(error.__traceback__)
     if isinstance(program.error, KeyboardInterrupt):
         _cut_trailing_loop_frames(program.traceback)
     return program.error, program.traceback
 
 
-def _show_only(
-    error: BaseException, traceback: types.TracebackType | None
-) -> None:
+def _show_only(error: BaseException, traceback: types.TracebackType | None) -> None:
     """Have the interpreter show this traceback for an error about to leave.
 
     Frames are added to it on the way out, hence at the last moment.
