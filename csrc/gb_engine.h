@@ -29,9 +29,10 @@ typedef struct gb_engine {
     int (*init)(gb_state *st);
 
     /* Run one step of `p`: gb_engine_body on a stack of its own, or if
-     * p_engine_data says that one waits in suspend(), go on with that.
+     * one waits in suspend() (p_waits), go on with that.
      * Returns 0 when the step has ended: p_status tells how, p_result is set
-     * unless that is PYGEN_ERROR, and then an exception is pending.
+     * unless that is PYGEN_ERROR, and then an exception is pending; p_waits
+     * tells whether a stack waits now.
      * Returns -1 with an exception if the step did not take place; `p` is as
      * it was.  Runs Python code; switches stacks.
      * The caller keeps `p` and its coroutine alive. */
@@ -49,9 +50,9 @@ typedef struct gb_engine {
      * waits in suspend().  Cannot fail. */
     bool (*may_unwind)(PortalObject *p);
 
-    /* Forget the stack that waits for `p`, which is going to die.  It is
-     * unwound if that can be done, otherwise leaked.  Keeps a pending
-     * exception.  May run Python code and switch stacks. */
+    /* Give up p_engine_data: `p` is done or is going to die.  A stack that
+     * still waits is unwound if that can be done, otherwise leaked.  Keeps a
+     * pending exception.  May run Python code and switch stacks. */
     void (*release)(PortalObject *p);
 
     /* For introspection: the object which stands for the stack that waits in

@@ -16,6 +16,7 @@ gb_portal_new(gb_state *st, const gb_form *form, PyObject *coroutine,
     p->p_origin = NULL;
     p->p_task = task;
     p->p_engine_data = NULL;
+    p->p_waits = false;
     p->p_awaiting = NULL;
     p->p_outer = NULL;
     p->p_context = NULL;
@@ -61,7 +62,7 @@ end_step(PortalObject *p, int rc, gb_portal_state before)
         return;
     }
     if (p->p_status == PYGEN_NEXT) {
-        p->p_state = p->p_engine_data != NULL ? PORTAL_SUSPENDED : PORTAL_IDLE;
+        p->p_state = p->p_waits ? PORTAL_SUSPENDED : PORTAL_IDLE;
         if (p->p_remove && p->p_state == PORTAL_IDLE) {
             gb_portal_detach(p);
         }
@@ -180,7 +181,7 @@ gb_portal_close(PortalObject *p)
 void
 gb_portal_abandon(PortalObject *p)
 {
-    assert(p->p_state == PORTAL_SUSPENDED && p->p_engine_data == NULL);
+    assert(p->p_state == PORTAL_SUSPENDED && !p->p_waits);
     p->p_state = PORTAL_IDLE;
     Py_CLEAR(p->p_awaiting);
     gb_portal_detach(p);

@@ -11,10 +11,10 @@
  *   NEW       around a coroutine that has not started (with_portal_run); at
  *             its first step it turns out whether a portal is there already
  *   BESTOWED  put on a task; await_ works from the task's next step
- *   IDLE      between steps, nothing waits in await_: p_engine_data is NULL
+ *   IDLE      between steps, nothing waits in await_
  *   RUNNING   a step is under way: p_context is set, the thread's running
  *             portal is this one or one whose step was started inside ours
- *   SUSPENDED between steps, a stack waits in await_: p_engine_data is set,
+ *   SUSPENDED between steps, a stack waits in await_: p_waits is true,
  *             p_awaiting is what the innermost await_ drives
  *   DETACHED  done with its coroutine: p_coroutine is NULL
  *
@@ -53,7 +53,8 @@ struct PortalObject {
     PyObject *p_origin;    /* cr_origin of a retyped coroutine; owned */
     void *p_task;          /* the task it serves: an identity, never followed;
                               NULL where the loop is unknown */
-    void *p_engine_data;   /* the engine's record of an unfinished step */
+    void *p_engine_data;   /* the engine's own; NULL if it keeps nothing */
+    bool p_waits;          /* set by the engine: a stack waits in suspend() */
     PyObject *p_awaiting;  /* owned; see SUSPENDED */
     /* during a step */
     PortalObject *p_outer; /* owned: the portal that was running before */

@@ -266,40 +266,53 @@ is_generator_like(gb_state *st, PyObject *iterator)
     return found;
 }
 
-static PyObject *
-iter_tp_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
+static int
+iter_tp_init(PyObject *op, PyObject *args, PyObject *kwargs)
 {
     static char *keywords[] = {"iterable", NULL};
+    AsyncIterObject *self = (AsyncIterObject *)op;
     PyObject *iterable, *iterator;
-    AsyncIterObject *self = NULL;
     int generator_like = 0;
-    gb_state *st = gb_state_of_type(type);
+    gb_state *st = gb_state_of_type(Py_TYPE(op));
 
     if (st == NULL
         || !PyArg_ParseTupleAndKeywords(args, kwargs, "O:async_iter", keywords,
                                         &iterable)) {
-        return NULL;
+        return -1;
     }
     iterator = get_async_iterator(st, iterable);
     if (iterator == NULL) {
-        return NULL;
+        return -1;
     }
-    if (type == st->AsyncIterType) {
+    if (Py_IS_TYPE(op, st->AsyncIterType)) {
         generator_like = is_generator_like(st, iterator);
-        if (generator_like > 0) {
-            type = st->AsyncGeneratorType;
-        }
     }
-    if (generator_like >= 0) {
-        self = (AsyncIterObject *)type->tp_alloc(type, 0);
-    }
-    if (self == NULL) {
+    if (generator_like < 0) {
         Py_DECREF(iterator);
-        return NULL;
+        return -1;
     }
-    self->i_iterator = iterator;
+    if (generator_like > 0 && Py_IS_TYPE(op, st->AsyncIterType)) {
+        /* The same layout, and more methods. */
+        Py_INCREF(st->AsyncGeneratorType);
+        Py_SET_TYPE(op, st->AsyncGeneratorType);
+        Py_DECREF(st->AsyncIterType);
+    }
     self->i_st = st;
-    return (PyObject *)self;
+    Py_XSETREF(self->i_iterator, iterator);
+    return 0;
+}
+
+/* The async iterator, a new reference: __init__ may come again while it is in
+ * use.  NULL with an exception if __init__ has not come at all. */
+static PyObject *
+iterator_of(PyObject *self)
+{
+    PyObject *iterator = Py_XNewRef(((AsyncIterObject *)self)->i_iterator);
+    if (iterator == NULL) {
+        PyErr_SetString(PyExc_RuntimeError,
+                        "async_iter.__init__() was not called");
+    }
+    return iterator;
 }
 
 /* A StopAsyncIteration is pending: raise StopIteration with its arguments. */
@@ -330,53 +343,66 @@ await_item(gb_state *st, PyObject *awaitable)
     return result;
 }
 
+/* Await what a method of the async iterator gives for `args` (a tuple; NULL
+ * for none), looked up on its type or on itself. */
+static PyObject *
+await_method(PyObject *self, PyObject *name, bool on_type, PyObject *args)
+{
+    PyObject *method, *awaitable = NULL, *iterator = iterator_of(self);
+    gb_state *st = ((AsyncIterObject *)self)->i_st;
+
+    if (iterator == NULL) {
+        return NULL;
+    }
+    if (on_type) {
+        method = PyObject_GetAttr((PyObject *)Py_TYPE(iterator), name);
+        if (method != NULL) {
+            awaitable = PyObject_CallOneArg(method, iterator);
+        }
+    }
+    else {
+        method = PyObject_GetAttr(iterator, name);
+        if (method != NULL) {
+            awaitable = PyObject_CallObject(method, args);
+        }
+    }
+    Py_XDECREF(method);
+    Py_DECREF(iterator);
+    return await_item(st, awaitable);
+}
+
 static PyObject *
 iter_tp_iternext(PyObject *self)
 {
-    AsyncIterObject *i = (AsyncIterObject *)self;
-    gb_state *st = i->i_st;
-    PyObject *result = NULL, *anext;
-    PyObject *iterator = Py_NewRef(i->i_iterator); /* tp_clear may come */
-
-    anext = PyObject_GetAttr((PyObject *)Py_TYPE(iterator), st->str_anext);
-    if (anext != NULL) {
-        result = await_item(st, PyObject_CallOneArg(anext, iterator));
-        Py_DECREF(anext);
-    }
-    Py_DECREF(iterator);
-    return result;
+    gb_state *st = ((AsyncIterObject *)self)->i_st;
+    return await_method(self, st == NULL ? NULL : st->str_anext, true, NULL);
 }
 
 static PyObject *
 generator_send(PyObject *self, PyObject *value)
 {
-    AsyncIterObject *i = (AsyncIterObject *)self;
-    return await_item(i->i_st,
-                      PyObject_CallMethodOneArg(
-                          i->i_iterator, i->i_st->str_asend, value));
+    gb_state *st = ((AsyncIterObject *)self)->i_st;
+    PyObject *result, *args = PyTuple_Pack(1, value);
+    if (args == NULL) {
+        return NULL;
+    }
+    result = await_method(self, st == NULL ? NULL : st->str_asend, false, args);
+    Py_DECREF(args);
+    return result;
 }
 
 static PyObject *
 generator_throw(PyObject *self, PyObject *args)
 {
-    AsyncIterObject *i = (AsyncIterObject *)self;
-    gb_state *st = i->i_st;
-    PyObject *result = NULL;
-    PyObject *athrow = PyObject_GetAttr(i->i_iterator, st->str_athrow);
-    if (athrow != NULL) {
-        result = await_item(st, PyObject_CallObject(athrow, args));
-        Py_DECREF(athrow);
-    }
-    return result;
+    gb_state *st = ((AsyncIterObject *)self)->i_st;
+    return await_method(self, st == NULL ? NULL : st->str_athrow, false, args);
 }
 
 static PyObject *
 generator_close(PyObject *self, PyObject *Py_UNUSED(ignored))
 {
-    AsyncIterObject *i = (AsyncIterObject *)self;
-    return gb_await_steal(i->i_st,
-                          PyObject_CallMethodNoArgs(i->i_iterator,
-                                                    i->i_st->str_aclose));
+    gb_state *st = ((AsyncIterObject *)self)->i_st;
+    return await_method(self, st == NULL ? NULL : st->str_aclose, false, NULL);
 }
 
 static int
@@ -442,7 +468,8 @@ PyDoc_STRVAR(iter_doc,
 
 static PyType_Slot iter_slots[] = {
     {Py_tp_doc, (void *)iter_doc},
-    {Py_tp_new, iter_tp_new},
+    {Py_tp_init, iter_tp_init},
+    {Py_tp_new, PyType_GenericNew},
     {Py_tp_dealloc, iter_tp_dealloc},
     {Py_tp_traverse, iter_tp_traverse},
     {Py_tp_clear, iter_tp_clear},

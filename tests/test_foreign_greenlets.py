@@ -166,6 +166,36 @@ def test_greenlet_in_awaited_coroutine(runner):
     assert runner.run_sync(lambda: greenback.await_(coroutine(4))) == "bottom"
 
 
+def test_greenlet_across_native_suspensions(runner):
+    """A greenlet's parent stays the right one while the task awaits natively."""
+
+    def counts():
+        return [greenlet.getcurrent().parent.switch(number) for number in range(3)]
+
+    async def with_greenlet():
+        await greenback.ensure_portal()
+        one = greenlet.greenlet(counts)
+        seen = [one.switch()]
+        for answer in ("a", "b"):
+            await runner.checkpoint()
+            seen.append(one.switch(answer))
+        await runner.checkpoint()
+        return seen, one.switch("c")
+
+    async def in_await():
+        await greenback.ensure_portal()
+        return [greenback.await_(value_of(runner, number)) for number in range(5)]
+
+    async def main():
+        return await runner.run_concurrently(
+            with_greenlet, in_await, with_greenlet, in_await, with_greenlet
+        )
+
+    results = runner.run(main)
+    assert results[0::2] == [([0, 1, 2], ["a", "b", "c"])] * 3
+    assert results[1::2] == [[0, 1, 2, 3, 4]] * 2
+
+
 def test_cancelled_in_greenlet(runner):
     """Cancellation arrives in the greenlet that waits; clean-up may await."""
     log = []
@@ -363,8 +393,40 @@ def test_task_ends_while_greenlet_is_paused(runner):
 # --- switching where one should not ----------------------------------------------------
 
 
+class Doomed:
+    """A task that may lose its greenlet, and with that its coroutine."""
+
+    def __init__(self, runner, fn):
+        self.runner = runner
+        self.fn = fn
+
+    async def __aenter__(self):
+        if self.runner.library == "trio":
+            import trio
+
+            self.manager = trio.open_nursery()
+            self.nursery = await self.manager.__aenter__()
+            self.nursery.start_soon(self.fn)
+        else:
+            self.child = self.runner.spawn(self.fn)
+        return self
+
+    async def __aexit__(self, *error):
+        if self.runner.library == "trio":
+            self.nursery.cancel_scope.cancel()
+            try:
+                return await self.manager.__aexit__(*error)
+            except ExceptionGroup as group:
+                assert group.split(RuntimeError)[1] is None, group
+                return True
+        elif error[0] is None:
+            self.child.cancel()
+            with pytest.raises((RuntimeError, self.runner.ChildCancelled)):
+                await self.child.join()
+
+
 def suspended_greenlet(runner):
-    """Start a task whose greenlet waits in await_; return child and greenlet."""
+    """Make a task whose greenlet will wait in await_."""
     box = []
     outcome = []
 
@@ -381,8 +443,7 @@ def suspended_greenlet(runner):
         box.append(greenlet.greenlet(in_greenlet))
         box[0].switch()
 
-    child = runner.spawn(task)
-    return child, box, outcome
+    return Doomed(runner, task), box, outcome
 
 
 @pytest.mark.parametrize("how", ["switch", "throw", "throw-exit"])
@@ -390,28 +451,24 @@ def test_switch_into_a_suspended_greenlet(runner, how):
     """Its await_ raises RuntimeError (or what was thrown); all goes on."""
 
     async def main():
-        child, box, outcome = suspended_greenlet(runner)
-        await runner.settle()
-        (one,) = box
-        assert not outcome
-        one.parent = greenlet.getcurrent()
-        if how == "switch":
-            with pytest.raises(RuntimeError):
-                one.switch("surprise")
-            assert isinstance(outcome[0], RuntimeError)
-        elif how == "throw":
-            with pytest.raises(KeyError):
-                one.throw(KeyError("thrown"))
-            assert isinstance(outcome[0], KeyError)
-        else:
-            one.throw()
-            assert isinstance(outcome[0], greenlet.GreenletExit)
-        assert one.dead
-        # The task's step has lost its greenlet: it ends with an error, at the
-        # latest when the loop goes on with it.
-        child.cancel()
-        with pytest.raises((RuntimeError, runner.ChildCancelled)):
-            await child.join()
+        task, box, outcome = suspended_greenlet(runner)
+        async with task:
+            await runner.settle()
+            (one,) = box
+            assert not outcome
+            one.parent = greenlet.getcurrent()
+            if how == "switch":
+                with pytest.raises(RuntimeError):
+                    one.switch("surprise")
+                assert isinstance(outcome[0], RuntimeError)
+            elif how == "throw":
+                with pytest.raises(KeyError):
+                    one.throw(KeyError("thrown"))
+                assert isinstance(outcome[0], KeyError)
+            else:
+                one.throw()
+                assert isinstance(outcome[0], greenlet.GreenletExit)
+            assert one.dead
         await greenback.ensure_portal()
         return greenback.await_(value_of(runner, "fine"))
 
@@ -433,24 +490,21 @@ def test_switch_into_the_tasks_own_greenlet(runner):
             raise
 
     async def main():
-        child = runner.spawn(task)
-        await runner.settle()
-        (one,) = box
-        if one is greenlet.getcurrent():
-            # This engine runs steps in the loop's own greenlet.
-            child.cancel()
-            with pytest.raises(runner.ChildCancelled):
-                await child.join()
-            return
-        for attempt in (lambda: one.switch("surprise"), lambda: one.throw(KeyError())):
-            try:
-                attempt()
-            except (RuntimeError, KeyError):
-                pass
-        assert isinstance(outcome[0], RuntimeError)
-        child.cancel()
-        with pytest.raises((RuntimeError, runner.ChildCancelled)):
-            await child.join()
+        async with Doomed(runner, task):
+            await runner.settle()
+            (one,) = box
+            if one is greenlet.getcurrent():
+                # This engine runs steps in the loop's own greenlet.
+                return
+            for attempt in (
+                lambda: one.switch("surprise"),
+                lambda: one.throw(KeyError()),
+            ):
+                try:
+                    attempt()
+                except (RuntimeError, KeyError):
+                    pass
+            assert isinstance(outcome[0], RuntimeError)
 
     runner.run(main)
 
@@ -463,8 +517,7 @@ def test_step_left_by_a_switch(runner):
         greenback.await_(runner.checkpoint())
         if loops_greenlet[0] is not greenlet.getcurrent():
             loops_greenlet[0].switch("surprise")
-        else:
-            raise RuntimeError("nothing to leave")
+        raise RuntimeError("nothing to leave, or came back")
 
     async def task():
         await greenback.ensure_portal()
@@ -472,9 +525,8 @@ def test_step_left_by_a_switch(runner):
 
     async def main():
         loops_greenlet.append(greenlet.getcurrent())
-        child = runner.spawn(task)
-        with pytest.raises(RuntimeError):
-            await child.join()
+        async with Doomed(runner, task):
+            await runner.settle()
         await greenback.ensure_portal()
         return greenback.await_(value_of(runner, "fine"))
 
@@ -639,34 +691,3 @@ def test_loop_inside_a_hub(runner):
     hub.run()
     assert [entry for entry in log if entry != "plain"] == [0, 1, 2, "in greenlet"]
     assert log.count("plain") == 3
-
-
-def test_two_loops_in_two_greenlets(runner):
-    """Two loops in two greenlets of one thread switch in mid-step (asyncio)."""
-    if runner.library == "trio":
-        pytest.skip("Trio runs once a thread")
-    import asyncio
-
-    hub = Hub()
-    log = []
-
-    def with_loop(name):
-        def sync():
-            for number in range(3):
-                greenback.await_(runner.checkpoint())
-                log.append((name, number))
-                # asyncio knows one running loop a thread: put ours aside.
-                running = asyncio._get_running_loop()
-                task = asyncio.current_task()
-                asyncio._leave_task(running, task)
-                asyncio._set_running_loop(None)
-                hub.pause()
-                asyncio._set_running_loop(running)
-                asyncio._enter_task(running, task)
-
-        runner.run_sync(sync)
-
-    hub.spawn(with_loop, "first")
-    hub.spawn(with_loop, "second")
-    hub.run()
-    assert sorted(log) == [(name, n) for name in ("first", "second") for n in range(3)]

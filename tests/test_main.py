@@ -469,11 +469,16 @@ FAILING_PROGRAMS = {
     "import": "import broken\n",
     "missing import": "import no_such_module_at_all\n",
     "keyboard interrupt": "raise KeyboardInterrupt\n",
+    "interrupt subclass": """
+        class Interrupt(KeyboardInterrupt): pass
+        raise Interrupt("from the program")
+        """,
     "unprintable": """
         class Unprintable(Exception):
             def __str__(self): raise ValueError
         raise Unprintable
         """,
+    "exit in group": "raise BaseExceptionGroup('g', [SystemExit(3)])\n",
     "exit 0": "import sys; sys.exit(0)\n",
     "exit 7": "import sys; sys.exit(7)\n",
     "exit none": "import sys; sys.exit()\n",
@@ -955,6 +960,65 @@ finally:
     stdout, stderr = interrupt(process, signal.SIGTERM)
     assert (stdout, stderr) == ("cleaned up\n", "")
     assert process.returncode == 9
+
+
+@pytest.mark.parametrize("loop", ALL_LOOPS)
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_interruption_ends_child_tasks_first(start, write, loop, sent):
+    if loop == "trio" and sent == signal.SIGTERM:
+        pytest.skip("Trio's signal handlers must not raise")
+    write(
+        "script.py",
+        PRELUDE
+        + """
+import signal
+from greenback import async_context
+if library.__name__ == "asyncio":
+    signal.signal(signal.SIGTERM, lambda *details: sys.exit("terminated"))
+async def child():
+    try:
+        await library.sleep(3600)
+    except BaseException as error:
+        say(f"child: {type(error).__name__}")
+        raise
+def run_children():
+    if library.__name__ == "trio":
+        with async_context(library.open_nursery()) as nursery:
+            nursery.start_soon(child)
+            nursery.start_soon(child)
+            call_when_suspended(lambda: say("ready"))
+    else:
+        with async_context(library.TaskGroup()) as group:
+            group.create_task(child())
+            group.create_task(child())
+            call_when_suspended(lambda: say("ready"))
+try:
+    run_children()
+except (KeyboardInterrupt, SystemExit) as error:
+    await_(library.sleep(0))
+    say(f"program: {type(error).__name__} {error.args}")
+    raise
+except BaseExceptionGroup as group:
+    say(f"program: {type(group.exceptions[0]).__name__} ()")
+    raise group.exceptions[0]
+""",
+    )
+    process = start("-m", "greenback", "--loop", loop, "script.py")
+    stdout, stderr = interrupt(process, sent)
+    cancelled = "Cancelled" if loop == "trio" else "CancelledError"
+    if sent == signal.SIGINT:
+        error = "KeyboardInterrupt ()"
+        assert stderr.endswith("\nKeyboardInterrupt\n")
+        assert process.returncode == -signal.SIGINT
+    else:
+        error = "SystemExit ('terminated',)"
+        assert stderr == "terminated\n"
+        assert process.returncode == 1
+    assert stdout.splitlines() == [
+        f"child: {cancelled}",
+        f"child: {cancelled}",
+        f"program: {error}",
+    ]
 
 
 @pytest.mark.parametrize("loop", ASYNCIO_LOOPS)

@@ -15,6 +15,17 @@ aio = pytest.importorskip("sqlalchemy.ext.asyncio")
 ASYNCIO_IDS = ["asyncio", "asyncio-pytask", "asyncio-subclass", "asyncio-eager", "uvloop"]
 pytestmark = pytest.mark.parametrize("runner", ASYNCIO_IDS, indirect=True)
 
+
+@pytest.fixture(autouse=True)
+def not_eager_on_greenlets(runner):
+    """Leave out what no engine made of greenlets can do."""
+    if runner.eager and getattr(greenback, "engine", "greenlet") == "greenlet":
+        pytest.skip(
+            "an eager task takes its first step in the greenlet of its parent's portal "
+            "and the others in the loop's; SQLAlchemy expects one and the same"
+        )
+
+
 greenlet_spawn = concurrency.greenlet_spawn
 await_only = concurrency.await_only
 

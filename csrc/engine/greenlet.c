@@ -1,17 +1,20 @@
 /* The portable engine: each step runs in a worker greenlet.
  *
  * A worker belongs to one thread.  Its states:
- *   pooled     waits at the top of its loop; w_portal is NULL
- *   stepping   w_portal is set, w_hub is the greenlet that waits for the step
- *   waiting    w_portal is set, w_hub is NULL; w_waiting is the greenlet that
- *              waits in suspend(): the worker's own, or one that was started
- *              in the step
- *   abandoned  w_portal is NULL but the user's frames are still there: they
- *              are unwound by GreenletExit, or stay for ever
+ *   pooled    nobody else knows its greenlet; w_portal and w_hub are NULL
+ *   stepping  w_portal is set, w_hub is the greenlet that waits for the step
+ *   waiting   w_portal is set, w_hub is NULL; w_waiting is the greenlet that
+ *             waits in suspend(): the worker's own, or one that was started
+ *             in the step
+ *   kept      w_portal is set, w_hub and w_waiting are NULL: between steps,
+ *             but user code holds a reference to the greenlet, most likely as
+ *             the parent of others (SQLAlchemy's), and must find it current
+ *             again in the portal's next step
+ *   ended     w_ended is true: the greenlet is dead
  *
- * The portal's p_engine_data owns the worker from the beginning of a step to
- * its end; then the worker goes to the pool of the thread, so that a portal
- * between steps has no greenlet. */
+ * The portal's p_engine_data owns the worker in the states with w_portal set.
+ * As a rule a step ends with the worker in the pool of its thread, so that a
+ * portal between steps has no greenlet. */
 #include "gb_cpython.h"
 #include "gb_portal.h"
 
@@ -28,6 +31,7 @@ typedef struct {
     gb_recursion_budget w_budget; /* of the loop, for the step */
     PyObject *w_handled; /* owned: the exception that the loop handles */
     bool w_done; /* the step has ended or has been suspended */
+    bool w_ended;
 } WorkerObject;
 
 /* A worker is used where its stack begins below the caller's frame, else
@@ -58,15 +62,47 @@ static PyTypeObject worker_type;
 
 /* ----------------------------------------------------------------- workers */
 
+/* Whether anyone else holds a reference to the greenlet of `w`, apart from
+ * `known` references. */
+static bool
+worker_is_referenced(WorkerObject *w, Py_ssize_t known)
+{
+    return Py_REFCNT(w->w_greenlet) > known;
+}
+
+/* Let the greenlet of `w`, which has nothing to do, end here and now: others
+ * may keep it alive. */
+static void
+worker_end(WorkerObject *w)
+{
+    PyObject *returned = NULL, *current = gb_greenlet_current();
+    if (current != NULL
+        && gb_greenlet_set_parent(w->w_greenlet, current) == 0) {
+        returned = gb_greenlet_switch(w->w_greenlet);
+    }
+    if (returned == NULL) {
+        PyErr_WriteUnraisable(w->w_greenlet);
+    }
+    Py_XDECREF(returned);
+    Py_XDECREF(current);
+}
+
 /* Drop `w` (stolen); what runs in it gets GreenletExit.  Keeps a pending
  * exception.  Runs Python code; switches stacks. */
 static void
-worker_kill(WorkerObject *w)
+worker_kill(WorkerObject *w, PyThreadState *ts)
 {
     PyObject *pending = PyErr_GetRaisedException();
-    PyObject *greenlet = w->w_greenlet;
-    w->w_greenlet = NULL;
+    PyObject *greenlet;
     w->w_portal = NULL;
+    w->w_hub = NULL;
+    if (!w->w_ended && w->w_waiting == NULL && w->w_done
+        && w->w_thread == PyThreadState_GetID(ts)
+        && worker_is_referenced(w, 1)) {
+        worker_end(w);
+    }
+    greenlet = w->w_greenlet;
+    w->w_greenlet = NULL;
     Py_CLEAR(w->w_waiting);
     Py_XDECREF(greenlet);
     Py_DECREF(w);
@@ -93,7 +129,7 @@ pool_release(PyObject *capsule)
     }
     pool.owned = false;
     while (pool.count > 0) {
-        worker_kill(pool.workers[--pool.count]);
+        worker_kill(pool.workers[--pool.count], PyThreadState_Get());
     }
 }
 
@@ -142,6 +178,8 @@ worker_new(PyThreadState *ts, PyObject *current)
     w->w_waiting = NULL;
     w->w_base = NULL;
     w->w_handled = NULL;
+    w->w_done = false;
+    w->w_ended = false;
     w->w_thread = PyThreadState_GetID(ts);
     main_greenlet = gb_greenlet_main_of(current);
     w->w_greenlet = gb_greenlet_new((PyObject *)w, main_greenlet);
@@ -174,7 +212,7 @@ pool_give(WorkerObject *w)
     if (pool.count == POOL_SIZE) {
         WorkerObject *oldest = pool.workers[0];
         pool.workers[0] = w;
-        worker_kill(oldest);
+        worker_kill(oldest, PyThreadState_Get());
         return;
     }
     pool.workers[pool.count++] = w;
@@ -205,6 +243,7 @@ worker_run_step(WorkerObject *w, PyThreadState *ts)
          * the greenlet that waited in await_ and its code has ended. */
         if (p != NULL) {
             p->p_engine_data = NULL;
+            p->p_waits = false;
             w->w_portal = NULL;
             gb_portal_abandon(p);
             Py_DECREF(w); /* the portal's; our caller has one */
@@ -230,19 +269,21 @@ worker_tp_call(PyObject *self, PyObject *Py_UNUSED(args),
     PyObject *result = NULL;
 
     Py_INCREF(w);
-    while (w->w_portal != NULL) {
+    /* Without a hub it isn't step() that has switched here: go away. */
+    while (w->w_hub != NULL) {
         result = worker_run_step(w, ts);
         if (result != NULL || PyErr_Occurred()) {
             break;
         }
         result = gb_greenlet_switch(w->w_hub);
         if (result == NULL) {
-            break; /* GreenletExit: dropped from the pool */
+            break; /* GreenletExit: dropped */
         }
         Py_CLEAR(result);
     }
+    w->w_ended = true;
     if (result == NULL && !PyErr_Occurred()) {
-        result = Py_NewRef(Py_None); /* switched to with nothing to do */
+        result = Py_NewRef(Py_None);
     }
     Py_DECREF(w);
     return result;
@@ -297,58 +338,83 @@ fail_interrupted_step(PortalObject *p, WorkerObject *w,
                         "let the step end instead");
     }
     p->p_engine_data = NULL;
+    p->p_waits = false;
     p->p_status = PYGEN_ERROR;
     Py_CLEAR(p->p_result);
-    w->w_hub = NULL;
-    worker_kill(w);
+    w->w_done = false; /* there is something to end */
+    worker_kill(w, PyThreadState_Get());
 }
 
-/* Find the greenlet to switch to for a step of `p`, a new reference, and get
- * its worker ready; *fresh tells whether that has not been started yet.
- * NULL with an exception. */
+/* The greenlet that waits in suspend() for `p`, whose reference is handed
+ * over; NULL with an exception if it can't be switched to. */
 static PyObject *
-prepare_worker(PortalObject *p, PyThreadState *ts, PyObject *hub, char *sp,
-               bool *fresh)
+take_waiting(PortalObject *p, WorkerObject *w, PyThreadState *ts)
 {
-    WorkerObject *w = p->p_engine_data;
-    PyObject *target;
-
-    *fresh = false;
-    if (w == NULL) {
-        w = pool_take(sp);
-        if (GB_UNLIKELY(w == NULL)) {
-            w = worker_new(ts, hub);
-            if (w == NULL) {
-                return NULL;
-            }
-            *fresh = true;
-        }
-        p->p_engine_data = w;
-        w->w_portal = p;
-        w->w_budget = gb_cpython_recursion_budget(ts);
-        target = Py_NewRef(w->w_greenlet);
-    }
-    else if (w->w_thread != PyThreadState_GetID(ts)) {
+    PyObject *waiting = w->w_waiting;
+    if (w->w_thread != PyThreadState_GetID(ts)) {
         PyErr_SetString(PyExc_RuntimeError,
                         "a task suspended in await_() can only be resumed in "
                         "the thread that suspended it");
         return NULL;
     }
-    else if (w->w_waiting == NULL) {
+    if (waiting == NULL) {
         PyErr_SetString(PyExc_RuntimeError,
                         "what was suspended in await_() has been woken by "
                         "greenlet.switch() and no longer waits");
         return NULL;
     }
-    else {
-        target = w->w_waiting;
-        w->w_waiting = NULL;
-        pool.handover = p;
+    w->w_waiting = NULL;
+    p->p_waits = false;
+    pool.handover = p;
+    return waiting;
+}
+
+/* Give `p`, which has nothing suspended, a worker that is ready for a step
+ * which begins at `sp`; *fresh tells whether it has not been started yet.
+ * 0, or -1 with an exception. */
+static int
+assign_worker(PortalObject *p, PyThreadState *ts, PyObject *hub, char *sp,
+              bool *fresh)
+{
+    WorkerObject *w = p->p_engine_data;
+    *fresh = false;
+    if (w != NULL
+        && (w->w_ended || w->w_thread != PyThreadState_GetID(ts))) {
+        /* Kept for greenlets that are of no use here. */
+        p->p_engine_data = NULL;
+        worker_kill(w, ts);
+        w = NULL;
     }
-    w->w_handled = gb_cpython_handled_exception(ts);
-    w->w_hub = hub;
-    w->w_done = false;
-    return target;
+    if (w == NULL) {
+        w = pool_take(sp);
+    }
+    if (GB_UNLIKELY(w == NULL)) {
+        w = worker_new(ts, hub);
+        if (w == NULL) {
+            return -1;
+        }
+        *fresh = true;
+    }
+    p->p_engine_data = w;
+    w->w_portal = p;
+    w->w_budget = gb_cpython_recursion_budget(ts);
+    return 0;
+}
+
+/* What becomes of the worker after a step that has not been suspended. */
+static void
+dismiss_worker(PortalObject *p, WorkerObject *w, PyThreadState *ts)
+{
+    enum { KNOWN_REFERENCES = 2 }; /* the worker's and the step's */
+    if (GB_LIKELY(!worker_is_referenced(w, KNOWN_REFERENCES))) {
+        p->p_engine_data = NULL;
+        w->w_portal = NULL;
+        pool_give(w);
+    }
+    else if (p->p_status != PYGEN_NEXT) {
+        p->p_engine_data = NULL;
+        worker_kill(w, ts);
+    }
 }
 
 static int
@@ -356,18 +422,26 @@ greenlet_step(PortalObject *p)
 {
     PyThreadState *ts = PyThreadState_Get();
     WorkerObject *w;
-    PyObject *target, *switched_back, *hub = gb_greenlet_current();
-    bool fresh;
+    PyObject *target = NULL, *switched_back, *hub = gb_greenlet_current();
+    bool fresh = false;
 
     if (hub == NULL) {
         return -1;
     }
-    target = prepare_worker(p, ts, hub, GB_STACK_ADDRESS(), &fresh);
+    if (p->p_waits) {
+        target = take_waiting(p, p->p_engine_data, ts);
+    }
+    else if (assign_worker(p, ts, hub, GB_STACK_ADDRESS(), &fresh) == 0) {
+        target = Py_NewRef(((WorkerObject *)p->p_engine_data)->w_greenlet);
+    }
     if (target == NULL) {
         Py_DECREF(hub);
         return -1;
     }
     w = (WorkerObject *)Py_NewRef((PyObject *)p->p_engine_data);
+    w->w_handled = gb_cpython_handled_exception(ts);
+    w->w_hub = hub;
+    w->w_done = false;
 
     switched_back = GB_UNLIKELY(fresh)
                         ? switch_leaving_room(w, p->p_outer != NULL)
@@ -380,10 +454,9 @@ greenlet_step(PortalObject *p)
     else {
         Py_DECREF(switched_back);
         w->w_hub = NULL;
-        if (w->w_waiting == NULL) { /* the step has ended */
-            p->p_engine_data = NULL;
-            w->w_portal = NULL;
-            pool_give(w);
+        p->p_waits = w->w_waiting != NULL;
+        if (!p->p_waits) {
+            dismiss_worker(p, w, ts);
         }
         if (p->p_status == PYGEN_ERROR) {
             PyErr_SetRaisedException(p->p_result);
@@ -494,7 +567,7 @@ greenlet_release(PortalObject *p)
     }
     w->w_portal = NULL;
     if (!Py_IsFinalizing()) {
-        worker_kill(w);
+        worker_kill(w, PyThreadState_Get());
     }
 }
 

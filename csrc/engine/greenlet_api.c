@@ -53,6 +53,12 @@ gb_greenlet_main_of(PyObject *greenlet)
     return (PyObject *)g;
 }
 
+int
+gb_greenlet_set_parent(PyObject *greenlet, PyObject *parent)
+{
+    return PyGreenlet_SetParent((PyGreenlet *)greenlet, (PyGreenlet *)parent);
+}
+
 PyObject *
 gb_greenlet_new(PyObject *run, PyObject *parent)
 {

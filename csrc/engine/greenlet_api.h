@@ -15,6 +15,9 @@ PyObject *gb_greenlet_current(void);
  * reference. */
 PyObject *gb_greenlet_main_of(PyObject *greenlet);
 
+/* Let what ends `greenlet` arrive in `parent`.  0, or -1 with an exception. */
+int gb_greenlet_set_parent(PyObject *greenlet, PyObject *parent);
+
 /* A greenlet that will call `run`; NULL with an exception. */
 PyObject *gb_greenlet_new(PyObject *run, PyObject *parent);
 

@@ -343,6 +343,9 @@ class AsyncioMain:
     The loop goes on, so that the program's clean-up can await too. Everything
     else that escapes from the loop (SystemExit raised in another task, an
     exception raised by a signal handler) reaches it in the same way.
+
+    Coroutines that the program awaits see an interruption as a cancellation,
+    which is what asyncio's own (TaskGroup, wait_for) can deal with.
     """
 
     def __init__(self, program: Program) -> None:
@@ -380,7 +383,7 @@ class AsyncioMain:
             if self.task.done() or self.pending is not None:
                 raise
             escaped.__traceback__ = _without_leading_loop_frames(escaped.__traceback__)
-            self.pending = escaped
+            self.pending = _as_cancellation(escaped)
             self.task.cancel()
 
     async def _main(self) -> None:
@@ -424,10 +427,46 @@ class AsyncioMain:
             or _is_called_by(frame, Program.run.__code__)
         ):
             raise KeyboardInterrupt
-        self.pending = KeyboardInterrupt()
+        self.pending = _as_cancellation(KeyboardInterrupt())
         self.task.cancel()
         # Wakes a loop that waits for events.
         self.loop.call_soon_threadsafe(_do_nothing)
+
+
+# Exception types made by _as_cancellation.
+_combined_types: set[type[BaseException]] = set()
+
+
+def _as_cancellation(error: BaseException) -> BaseException:
+    """Make an exception that is a CancelledError too, if it asks to end.
+
+    Returns the error itself if it is neither KeyboardInterrupt nor SystemExit.
+    """
+    from asyncio import CancelledError
+
+    kind = type(error)
+    if kind is not KeyboardInterrupt and kind is not SystemExit:
+        return error
+    both = type(kind.__name__, (CancelledError, kind), {"__module__": "builtins"})
+    combined = both(*error.args)
+    assert isinstance(combined, BaseException)
+    _combined_types.add(type(combined))
+    return combined.with_traceback(error.__traceback__)
+
+
+def _as_plain_interrupt(error: BaseException) -> BaseException:
+    """Undo _as_cancellation for KeyboardInterrupt.
+
+    Python before 3.14 ends by SIGINT only for the exact type.
+    """
+    if type(error) not in _combined_types or not isinstance(error, KeyboardInterrupt):
+        return error
+    plain = KeyboardInterrupt(*error.args)
+    vars(plain).update(vars(error))
+    plain.__cause__ = error.__cause__
+    plain.__context__ = error.__context__
+    plain.__suppress_context__ = error.__suppress_context__
+    return plain.with_traceback(error.__traceback__)
 
 
 def _drop_outermost_frame(error: BaseException) -> None:
@@ -504,6 +543,8 @@ def _run_in_loop(command: Command) -> tuple[Any, types.TracebackType | None]:
             program.traceback = error.__traceback__
             if isinstance(error, KeyboardInterrupt):
                 program.traceback = _without_leading_loop_frames(error.__traceback__)
+    if program.error is not None:
+        program.error = _as_plain_interrupt(program.error)
     if isinstance(program.error, KeyboardInterrupt):
         _cut_trailing_loop_frames(program.traceback)
     return program.error, program.traceback
