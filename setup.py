@@ -82,12 +82,17 @@ def compiler_flags(switches: list[str]) -> tuple[list[str], list[str]]:
     if "SANITIZE" in switches:
         sanitize = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
         # Red zones on the stack do not survive stack switching; those on the heap do.
-        no_stack = ["-mllvm", "-asan-stack=0"] if is_clang() else ["--param", "asan-stack=0"]
+        no_stack = (
+            ["-mllvm", "-asan-stack=0"] if is_clang() else ["--param", "asan-stack=0"]
+        )
         compile_flags += [*sanitize, *no_stack, "-fno-omit-frame-pointer"]
         link_flags += sanitize
     if "COVERAGE" in switches:
         compile_flags += ["--coverage", "-O0"]
         link_flags += ["--coverage"]
+        if sys.platform.startswith("linux"):
+            # or the module would export what gcov's library needs
+            link_flags += ["-Wl,--exclude-libs,libgcov.a"]
     return compile_flags, link_flags
 
 
@@ -112,5 +117,9 @@ setup(
         )
     ],
     # Objects that were compiled with other switches must not be taken for these.
-    options={"build": {"build_base": "/".join(["build", "-".join(switches).lower() or "plain"])}},
+    options={
+        "build": {
+            "build_base": "/".join(["build", "-".join(switches).lower() or "plain"])
+        }
+    },
 )

@@ -71,6 +71,7 @@ def previous_python(root: Path) -> Path:
             "pip",
             "install",
             "--quiet",
+            "--quiet",
             "--disable-pip-version-check",
             *requirements,
         ]

@@ -61,7 +61,8 @@ class Greenback(Peer):
 
         async def enter_async(loop: Loop, async_fn: AsyncFn[T], *args: Any) -> T:
             if not loop.has_tasks:
-                return await greenback.with_portal_run(async_fn, *args)
+                result: T = await greenback.with_portal_run(async_fn, *args)
+                return result
             await greenback.ensure_portal()
             return await async_fn(*args)
 
@@ -71,7 +72,8 @@ class Greenback(Peer):
         import greenback
 
         if not loop.has_tasks:
-            return await greenback.with_portal_run_sync(fn, *args)
+            result: T = await greenback.with_portal_run_sync(fn, *args)
+            return result
         await greenback.ensure_portal()
         return fn(*args)
 

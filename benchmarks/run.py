@@ -38,7 +38,7 @@ class Effort(NamedTuple):
     tasks: int
 
 
-NORMAL = Effort(rounds=9, values=4, min_time=0.01, memory_rounds=1, tasks=10_000)
+NORMAL = Effort(rounds=7, values=3, min_time=0.01, memory_rounds=1, tasks=10_000)
 QUICK = Effort(rounds=2, values=2, min_time=0.005, memory_rounds=1, tasks=1_000)
 RIGOROUS = Effort(rounds=25, values=5, min_time=0.05, memory_rounds=3, tasks=10_000)
 

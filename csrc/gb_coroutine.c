@@ -291,6 +291,30 @@ retyped_am_await(PyObject *self)
     return Py_NewRef(self);
 }
 
+/* For `yield from` in a generator that types.coroutine() has blessed; nobody
+ * else may iterate over a coroutine. */
+static PyObject *
+retyped_tp_iter(PyObject *self)
+{
+    int flags = 0;
+    PyFrameObject *frame = PyThreadState_GetFrame(PyThreadState_Get());
+    if (frame != NULL) {
+        PyCodeObject *code = PyFrame_GetCode(frame);
+        flags = code->co_flags;
+        Py_DECREF(code);
+        Py_DECREF(frame);
+    }
+    if (flags & CO_ITERABLE_COROUTINE) {
+        return Py_NewRef(self);
+    }
+    PyErr_SetString(PyExc_TypeError,
+                    flags & CO_GENERATOR
+                        ? "cannot 'yield from' a coroutine object in a "
+                          "non-coroutine generator"
+                        : "'coroutine' object is not iterable");
+    return NULL;
+}
+
 /* For an explicit __await__(): native coroutines give an iterator. */
 static PyObject *
 retyped_await(PyObject *self, PyObject *Py_UNUSED(ignored))
@@ -453,7 +477,8 @@ gb_coroutine_add_types(PyObject *module, gb_state *st)
             return -1;
         }
         /* `await` insists on an iterator.  Set late: a native coroutine has
-         * no __next__, so there must be none here. */
+         * no __next__ and no __iter__, so there must be none here. */
+        retyped_type.tp_iter = retyped_tp_iter;
         retyped_type.tp_iternext = retyped_tp_iternext;
     }
     if (PyModule_AddObjectRef(module, "Coroutine", (PyObject *)&retyped_type)

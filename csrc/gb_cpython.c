@@ -10,8 +10,8 @@
 #include "internal/pycore_interpframe_structs.h"
 #endif
 
-const size_t gb_cpython_origin_offset =
-    offsetof(PyCoroObject, cr_origin_or_finalizer);
+const size_t gb_cpython_origin_offset
+    = offsetof(PyCoroObject, cr_origin_or_finalizer);
 
 gb_coroutine_stage
 gb_cpython_coroutine_stage(PyObject *coroutine)
@@ -35,16 +35,16 @@ gb_cpython_coroutine_stage(PyObject *coroutine)
 
 /* A coroutine that knows where it was created, and its origin as Python sees
  * it. */
-static const char probe_source[] =
-    "import sys\n"
-    "async def probe(): pass\n"
-    "depth = sys.get_coroutine_origin_tracking_depth()\n"
-    "sys.set_coroutine_origin_tracking_depth(1)\n"
-    "try:\n"
-    "    coroutine = probe()\n"
-    "finally:\n"
-    "    sys.set_coroutine_origin_tracking_depth(depth)\n"
-    "origin = coroutine.cr_origin\n";
+static const char probe_source[]
+    = "import sys\n"
+      "async def probe(): pass\n"
+      "depth = sys.get_coroutine_origin_tracking_depth()\n"
+      "sys.set_coroutine_origin_tracking_depth(1)\n"
+      "try:\n"
+      "    coroutine = probe()\n"
+      "finally:\n"
+      "    sys.set_coroutine_origin_tracking_depth(depth)\n"
+      "origin = coroutine.cr_origin\n";
 
 int
 gb_cpython_check_coroutine_layout(void)

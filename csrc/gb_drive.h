@@ -1,4 +1,5 @@
-/* Driving awaitables from C: what `await` does, one send or throw at a time. */
+/* Driving awaitables from C: what `await` does, one send or throw at a time.
+ */
 #ifndef GB_DRIVE_H
 #define GB_DRIVE_H
 

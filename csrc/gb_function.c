@@ -113,7 +113,8 @@ function_tp_repr(PyObject *self)
 static PyObject *
 function_reduce(PyObject *self, PyObject *Py_UNUSED(ignored))
 {
-    return PyObject_GetAttr(self, ((FunctionObject *)self)->f_st->str_qualname);
+    return PyObject_GetAttr(self,
+                            ((FunctionObject *)self)->f_st->str_qualname);
 }
 
 static int
@@ -164,7 +165,37 @@ static PyMemberDef function_members[] = {
     {NULL, 0, 0, 0, NULL},
 };
 
+/* functools copies the annotations up to 3.13, since then only the function
+ * that makes them. */
+static PyObject *
+function_get_annotations(PyObject *self, void *Py_UNUSED(closure))
+{
+    FunctionObject *f = (FunctionObject *)self;
+    PyObject *annotations = NULL;
+    if (f->f_dict != NULL
+        && PyDict_GetItemRef(f->f_dict, f->f_st->str_annotations, &annotations)
+               != 0) {
+        return annotations;
+    }
+    return PyObject_GetAttr(f->f_wrapped, f->f_st->str_annotations);
+}
+
+static int
+function_set_annotations(PyObject *self, PyObject *value,
+                         void *Py_UNUSED(closure))
+{
+    FunctionObject *f = (FunctionObject *)self;
+    if (value == NULL || f->f_dict == NULL) {
+        PyErr_SetString(PyExc_AttributeError,
+                        "__annotations__ can't be deleted");
+        return -1;
+    }
+    return PyDict_SetItem(f->f_dict, f->f_st->str_annotations, value);
+}
+
 static PyGetSetDef function_getset[] = {
+    {"__annotations__", function_get_annotations, function_set_annotations,
+     NULL, NULL},
     {"__dict__", PyObject_GenericGetDict, PyObject_GenericSetDict, NULL, NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
@@ -236,8 +267,8 @@ make_with_portal(PyObject *module, PyObject *wrapped)
      * none of Python's. */
     static const char *const names[]
         = {"__code__", "__defaults__", "__kwdefaults__"};
-    PyObject *function = function_new(gb_state_of_module(module),
-                                      call_with_portal, wrapped);
+    PyObject *function
+        = function_new(gb_state_of_module(module), call_with_portal, wrapped);
     for (size_t i = 0; function != NULL && i < Py_ARRAY_LENGTH(names); i++) {
         PyObject *value = PyObject_GetAttrString(wrapped, names[i]);
         if (value == NULL

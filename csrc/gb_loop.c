@@ -70,10 +70,10 @@ gb_loop_current_task(gb_state *st, const gb_loop **loop)
 
     trio_announced = library != NULL && PyUnicode_Check(library)
                      && PyUnicode_EqualToUTF8(library, gb_trio_loop.name);
-    other_announced =
-        library != NULL && !trio_announced
-        && !(PyUnicode_Check(library)
-             && PyUnicode_EqualToUTF8(library, gb_asyncio_loop.name));
+    other_announced
+        = library != NULL && !trio_announced
+          && !(PyUnicode_Check(library)
+               && PyUnicode_EqualToUTF8(library, gb_asyncio_loop.name));
     Py_XDECREF(library);
     if (other_announced) {
         return NULL;

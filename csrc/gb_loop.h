@@ -28,8 +28,8 @@ typedef struct gb_loop {
 
     /* Make the loop drive `replacement` instead of `coroutine`, the task's
      * present one.  0, or -1 with an exception and nothing changed. */
-    int (*replace_coroutine)(gb_state *st, PyObject *task,
-                             PyObject *coroutine, PyObject *replacement);
+    int (*replace_coroutine)(gb_state *st, PyObject *task, PyObject *coroutine,
+                             PyObject *replacement);
 
     /* The task's coroutine has changed its type: forget what the loop has
      * looked up on it.  0, or -1 with an exception. */

@@ -49,6 +49,7 @@ static const interned_name names[] = {
     NAME(str_anext, "__anext__"),
     NAME(str_aenter, "__aenter__"),
     NAME(str_aexit, "__aexit__"),
+    NAME(str_annotations, "__annotations__"),
     NAME(str_qualname, "__qualname__"),
 };
 #undef NAME
@@ -87,7 +88,8 @@ static int
 add_imports(gb_state *st)
 {
     for (size_t i = 0; i < Py_ARRAY_LENGTH(imports); i++) {
-        PyObject *object = import_attribute(imports[i].module, imports[i].name);
+        PyObject *object
+            = import_attribute(imports[i].module, imports[i].name);
         if (object == NULL) {
             return -1;
         }

@@ -125,8 +125,8 @@ gb_portal_step(PortalObject *p, gb_op op, PyObject *argument,
      * ran) is not running any more. */
     outer = p->p_outer;
     p->p_outer = NULL;
-    gb_portal_running =
-        outer != NULL && outer->p_state == PORTAL_RUNNING ? outer : NULL;
+    gb_portal_running
+        = outer != NULL && outer->p_state == PORTAL_RUNNING ? outer : NULL;
     p->p_context = NULL;
     p->p_argument = NULL;
     status = rc < 0 ? PYGEN_ERROR : (PySendResult)p->p_status;
@@ -303,7 +303,7 @@ static PyType_Spec portal_spec = {
 int
 gb_portal_add_types(PyObject *module, gb_state *st)
 {
-    st->PortalType = (PyTypeObject *)PyType_FromModuleAndSpec(
-        module, &portal_spec, NULL);
+    st->PortalType
+        = (PyTypeObject *)PyType_FromModuleAndSpec(module, &portal_spec, NULL);
     return st->PortalType == NULL ? -1 : 0;
 }

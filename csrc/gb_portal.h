@@ -58,11 +58,11 @@ struct PortalObject {
     PyObject *p_awaiting;  /* owned; see SUSPENDED */
     /* during a step */
     PortalObject *p_outer; /* owned: the portal that was running before */
-    PyObject *p_context;  /* borrowed: the Context that the step began in */
-    PyObject *p_argument; /* borrowed from the caller of the step */
-    PyObject *p_result;   /* owned */
-    int p_status;         /* PySendResult */
-    unsigned char p_op;   /* gb_op */
+    PyObject *p_context;   /* borrowed: the Context that the step began in */
+    PyObject *p_argument;  /* borrowed from the caller of the step */
+    PyObject *p_result;    /* owned */
+    int p_status;          /* PySendResult */
+    unsigned char p_op;    /* gb_op */
     unsigned char p_state;
     bool p_remove; /* detach as soon as a step ends with nothing suspended */
 };

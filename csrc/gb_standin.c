@@ -157,7 +157,8 @@ static attribute_names const names_frame = {"cr_frame", "gi_frame"};
 static attribute_names const names_code = {"cr_code", "gi_code"};
 static attribute_names const names_await = {"cr_await", "gi_yieldfrom"};
 static attribute_names const names_running = {"cr_running", "gi_running"};
-static attribute_names const names_suspended = {"cr_suspended", "gi_suspended"};
+static attribute_names const names_suspended
+    = {"cr_suspended", "gi_suspended"};
 static attribute_names const names_origin = {"cr_origin", NULL};
 
 static PyObject *
@@ -166,8 +167,8 @@ stand_in_get_attribute(PyObject *self, void *closure)
     const attribute_names *names = (const attribute_names *)closure;
     PyObject *wrapped = ((StandInObject *)self)->s_wrapped;
     PyObject *value;
-    int found = PyObject_GetOptionalAttrString(wrapped, names->coroutine,
-                                               &value);
+    int found
+        = PyObject_GetOptionalAttrString(wrapped, names->coroutine, &value);
     if (found == 0 && names->generator != NULL) {
         found = PyObject_GetOptionalAttrString(wrapped, names->generator,
                                                &value);
@@ -418,7 +419,8 @@ gb_stand_in_new(gb_state *st, PyObject *wrapped, gb_portal_state state,
     s->s_weakrefs = NULL;
     s->s_portal = NULL;
     PyObject_GC_Track((PyObject *)s);
-    s->s_portal = gb_portal_new(st, &stand_in_form, (PyObject *)s, state, task);
+    s->s_portal
+        = gb_portal_new(st, &stand_in_form, (PyObject *)s, state, task);
     if (s->s_portal == NULL) {
         Py_CLEAR(s);
     }

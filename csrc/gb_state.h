@@ -7,50 +7,51 @@
 
 struct gb_engine;
 
-#define GB_STATE_OBJECTS(X)                          \
-    /* our types */                                  \
-    X(PyTypeObject, PortalType)                      \
-    X(PyTypeObject, CoroutineWrapperType)            \
-    X(PyTypeObject, StandInType)                     \
-    X(PyTypeObject, FunctionType)                    \
-    X(PyTypeObject, AsyncContextType)                \
-    X(PyTypeObject, AsyncIterType)                   \
-    X(PyTypeObject, AsyncGeneratorType)              \
-    /* of the native coroutine type */               \
-    X(PyObject, coroutine_throw)                     \
-    X(PyObject, coroutine_close)                     \
-    /* imports */                                    \
-    X(PyObject, modules)                             \
-    X(PyObject, abc_coroutine)                       \
-    X(PyObject, sniffio_thread_local)                \
-    X(PyObject, sniffio_library_variable)            \
-    X(PyObject, sniffio_current_async_library)       \
-    X(PyObject, update_wrapper)                      \
-    /* interned names */                             \
-    X(PyObject, str_send)                            \
-    X(PyObject, str_throw)                           \
-    X(PyObject, str_close)                           \
-    X(PyObject, str_name)                            \
-    X(PyObject, str_aw)                              \
-    X(PyObject, str_coro)                            \
-    X(PyObject, str_context)                         \
-    X(PyObject, str_done)                            \
-    X(PyObject, str_get_coro)                        \
-    X(PyObject, str_get_context)                     \
-    X(PyObject, str_current_task)                    \
-    X(PyObject, str_asyncio)                         \
-    X(PyObject, str_asyncio_tasks)                   \
-    X(PyObject, str_trio_lowlevel)                   \
-    X(PyObject, str_next_send_fn)                    \
-    X(PyObject, str_cr_await)                        \
-    X(PyObject, str_gi_yieldfrom)                    \
-    X(PyObject, str_asend)                           \
-    X(PyObject, str_athrow)                          \
-    X(PyObject, str_aclose)                          \
-    X(PyObject, str_aiter)                           \
-    X(PyObject, str_anext)                           \
-    X(PyObject, str_aenter)                          \
-    X(PyObject, str_aexit)                           \
+#define GB_STATE_OBJECTS(X)                    \
+    /* our types */                            \
+    X(PyTypeObject, PortalType)                \
+    X(PyTypeObject, CoroutineWrapperType)      \
+    X(PyTypeObject, StandInType)               \
+    X(PyTypeObject, FunctionType)              \
+    X(PyTypeObject, AsyncContextType)          \
+    X(PyTypeObject, AsyncIterType)             \
+    X(PyTypeObject, AsyncGeneratorType)        \
+    /* of the native coroutine type */         \
+    X(PyObject, coroutine_throw)               \
+    X(PyObject, coroutine_close)               \
+    /* imports */                              \
+    X(PyObject, modules)                       \
+    X(PyObject, abc_coroutine)                 \
+    X(PyObject, sniffio_thread_local)          \
+    X(PyObject, sniffio_library_variable)      \
+    X(PyObject, sniffio_current_async_library) \
+    X(PyObject, update_wrapper)                \
+    /* interned names */                       \
+    X(PyObject, str_send)                      \
+    X(PyObject, str_throw)                     \
+    X(PyObject, str_close)                     \
+    X(PyObject, str_name)                      \
+    X(PyObject, str_aw)                        \
+    X(PyObject, str_coro)                      \
+    X(PyObject, str_context)                   \
+    X(PyObject, str_done)                      \
+    X(PyObject, str_get_coro)                  \
+    X(PyObject, str_get_context)               \
+    X(PyObject, str_current_task)              \
+    X(PyObject, str_asyncio)                   \
+    X(PyObject, str_asyncio_tasks)             \
+    X(PyObject, str_trio_lowlevel)             \
+    X(PyObject, str_next_send_fn)              \
+    X(PyObject, str_cr_await)                  \
+    X(PyObject, str_gi_yieldfrom)              \
+    X(PyObject, str_asend)                     \
+    X(PyObject, str_athrow)                    \
+    X(PyObject, str_aclose)                    \
+    X(PyObject, str_aiter)                     \
+    X(PyObject, str_anext)                     \
+    X(PyObject, str_aenter)                    \
+    X(PyObject, str_aexit)                     \
+    X(PyObject, str_annotations)               \
     X(PyObject, str_qualname)
 
 typedef struct {

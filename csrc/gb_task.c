@@ -112,11 +112,11 @@ portal_in_await_chain(gb_state *st, PyObject *coroutine)
             found = 1;
         }
         else {
-            found = PyObject_GetOptionalAttr(coroutine, st->str_cr_await,
-                                             &next);
+            found
+                = PyObject_GetOptionalAttr(coroutine, st->str_cr_await, &next);
             if (found == 0) {
-                found = PyObject_GetOptionalAttr(
-                    coroutine, st->str_gi_yieldfrom, &next);
+                found = PyObject_GetOptionalAttr(coroutine,
+                                                 st->str_gi_yieldfrom, &next);
             }
             found = found < 0 ? -1 : 0;
         }
@@ -317,8 +317,8 @@ PyDoc_STRVAR(bestow_current_doc,
 PyMethodDef gb_task_methods[] = {
     {"bestow_portal", GB_CFUNCTION(task_bestow_portal),
      METH_VARARGS | METH_KEYWORDS, bestow_portal_doc},
-    {"has_portal", GB_CFUNCTION(task_has_portal),
-     METH_VARARGS | METH_KEYWORDS, has_portal_doc},
+    {"has_portal", GB_CFUNCTION(task_has_portal), METH_VARARGS | METH_KEYWORDS,
+     has_portal_doc},
     {"remove_portal", task_remove_portal, METH_O, remove_portal_doc},
     {"bestow_current", task_bestow_current, METH_NOARGS, bestow_current_doc},
     {NULL, NULL, 0, NULL},

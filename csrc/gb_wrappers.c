@@ -105,7 +105,8 @@ context_exit(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
     full[1] = args[0];
     full[2] = args[1];
     full[3] = args[2];
-    result = gb_await_steal(c->c_st, PyObject_Vectorcall(aexit, full, 4, NULL));
+    result
+        = gb_await_steal(c->c_st, PyObject_Vectorcall(aexit, full, 4, NULL));
     Py_DECREF(manager);
     Py_DECREF(aexit);
     return result;
@@ -164,8 +165,8 @@ static PyMethodDef context_methods[] = {
 
 static PyMemberDef context_members[] = {
     {"_cm", T_OBJECT, offsetof(AsyncContextObject, c_manager), READONLY, NULL},
-    {"__weaklistoffset__", T_PYSSIZET, offsetof(AsyncContextObject, c_weakrefs),
-     READONLY, NULL},
+    {"__weaklistoffset__", T_PYSSIZET,
+     offsetof(AsyncContextObject, c_weakrefs), READONLY, NULL},
     {NULL, 0, 0, 0, NULL},
 };
 
@@ -386,7 +387,8 @@ generator_send(PyObject *self, PyObject *value)
     if (args == NULL) {
         return NULL;
     }
-    result = await_method(self, st == NULL ? NULL : st->str_asend, false, args);
+    result
+        = await_method(self, st == NULL ? NULL : st->str_asend, false, args);
     Py_DECREF(args);
     return result;
 }
@@ -528,8 +530,8 @@ static PyType_Slot generator_slots[] = {
 static PyType_Spec generator_spec = {
     .name = "greenback.async_generator",
     .basicsize = sizeof(AsyncIterObject),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE
-             | Py_TPFLAGS_IMMUTABLETYPE,
+    .flags
+    = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_IMMUTABLETYPE,
     .slots = generator_slots,
 };
 
@@ -538,8 +540,8 @@ gb_wrappers_add_types(PyObject *module, gb_state *st)
 {
     st->AsyncContextType = (PyTypeObject *)PyType_FromModuleAndSpec(
         module, &context_spec, NULL);
-    st->AsyncIterType = (PyTypeObject *)PyType_FromModuleAndSpec(
-        module, &iter_spec, NULL);
+    st->AsyncIterType
+        = (PyTypeObject *)PyType_FromModuleAndSpec(module, &iter_spec, NULL);
     if (st->AsyncContextType == NULL || st->AsyncIterType == NULL) {
         return -1;
     }

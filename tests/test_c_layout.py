@@ -8,8 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import greenback._core
 import pytest
+
+import greenback._core
 
 CSRC = Path(__file__).parent.parent / "csrc"
 MAX_LINES = 700
@@ -84,7 +85,9 @@ def test_engine_headers_stay_in_engines(file: Path) -> None:
 def test_greenlet_in_one_file(file: Path) -> None:
     """greenlet.h holds a static pointer: a second file would see it as NULL."""
     knows_greenlet = "greenlet.h" in includes(file) or "PyGreenlet" in code_of(file)
-    assert knows_greenlet == (unit_of(file) == "engine/greenlet_api" and file.suffix == ".c")
+    assert knows_greenlet == (
+        unit_of(file) == "engine/greenlet_api" and file.suffix == ".c"
+    )
 
 
 @each_file

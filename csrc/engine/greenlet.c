@@ -22,15 +22,15 @@
 
 typedef struct {
     PyObject_HEAD
-    PyObject *w_greenlet; /* owned; its run attribute owns us */
-    PortalObject *w_portal; /* borrowed: the portal owns us meanwhile */
-    PyObject *w_hub; /* borrowed from step()'s frame */
-    PyObject *w_waiting; /* owned */
-    char *w_base; /* about where its C stack begins */
-    uint64_t w_thread; /* PyThreadState_GetID of its thread */
+    PyObject *w_greenlet;         /* owned; its run attribute owns us */
+    PortalObject *w_portal;       /* borrowed: the portal owns us meanwhile */
+    PyObject *w_hub;              /* borrowed from step()'s frame */
+    PyObject *w_waiting;          /* owned */
+    char *w_base;                 /* about where its C stack begins */
+    uint64_t w_thread;            /* PyThreadState_GetID of its thread */
     gb_recursion_budget w_budget; /* of the loop, for the step */
     PyObject *w_handled; /* owned: the exception that the loop handles */
-    bool w_done; /* the step has ended or has been suspended */
+    bool w_done;         /* the step has ended or has been suspended */
     bool w_ended;
 } WorkerObject;
 
@@ -378,8 +378,7 @@ assign_worker(PortalObject *p, PyThreadState *ts, PyObject *hub, char *sp,
 {
     WorkerObject *w = p->p_engine_data;
     *fresh = false;
-    if (w != NULL
-        && (w->w_ended || w->w_thread != PyThreadState_GetID(ts))) {
+    if (w != NULL && (w->w_ended || w->w_thread != PyThreadState_GetID(ts))) {
         /* Kept for greenlets that are of no use here. */
         p->p_engine_data = NULL;
         worker_kill(w, ts);

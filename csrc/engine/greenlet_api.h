@@ -1,5 +1,6 @@
 /* greenlet's C API, as far as we use it.  Greenlets are plain objects here:
- * greenlet.h keeps a static pointer per C file, so that only one includes it. */
+ * greenlet.h keeps a static pointer per C file, so that only one includes it.
+ */
 #ifndef GB_GREENLET_API_H
 #define GB_GREENLET_API_H
 
