@@ -28,7 +28,7 @@ asyncio_owns(gb_state *st, PyObject *task)
 
     tasks = gb_loop_imported_module(st, st->str_asyncio_tasks);
     if (tasks == NULL) {
-        return 0;
+        return PyErr_Occurred() ? -1 : 0;
     }
     for (size_t i = 0; owns == 0 && i < Py_ARRAY_LENGTH(task_classes); i++) {
         PyObject *class;
@@ -51,11 +51,12 @@ asyncio_current_task(gb_state *st)
         task = PyObject_CallNoArgs(function);
         Py_DECREF(function);
     }
-    if (task == NULL) {
-        PyErr_Clear(); /* no running loop: RuntimeError */
-    }
-    else if (task == Py_None) {
+    if (task == Py_None) {
         Py_CLEAR(task);
+    }
+    else if (task == NULL && PyErr_Occurred()
+             && PyErr_ExceptionMatches(PyExc_RuntimeError)) {
+        PyErr_Clear(); /* no running loop */
     }
     return task;
 }

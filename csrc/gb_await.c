@@ -1,5 +1,6 @@
 #include "gb_await.h"
 
+#include "gb_collector.h"
 #include "gb_drive.h"
 
 /* What the loop answered to a trap: a value, or an exception if `is_exc`. */
@@ -25,8 +26,7 @@ ask_loop(gb_state *st, PyObject *iterator, PyObject *trap, bool *refused)
         Py_DECREF(trap);
         gb_task_raise_no_portal(st);
     }
-    else if (gb_cpython_gc_running(ts)) {
-        /* The collector keeps the heads of its lists on the C stack. */
+    else if (gb_collector_runs_here(st, ts)) {
         Py_DECREF(trap);
         PyErr_SetString(PyExc_RuntimeError,
                         "await_() can't wait in a finalizer that the garbage "

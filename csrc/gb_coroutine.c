@@ -100,11 +100,15 @@ prepare_first_step(PyObject *self, gb_op op, PyObject *argument)
             return 0;
         }
     }
-    if (p->p_state == PORTAL_NEW
-        && gb_portal_here(p->p_st, PyThreadState_Get()) != NULL) {
-        /* The portal that is there already does. */
-        gb_portal_detach(p);
-        return 0;
+    if (p->p_state == PORTAL_NEW) {
+        if (gb_portal_here(p->p_st, PyThreadState_Get()) != NULL) {
+            /* The portal that is there already does. */
+            gb_portal_detach(p);
+            return 0;
+        }
+        if (PyErr_Occurred()) {
+            return -1;
+        }
     }
     return 1;
 }

@@ -7,9 +7,9 @@ static const gb_loop *const loops[] = {&gb_asyncio_loop, &gb_trio_loop};
 PyObject *
 gb_loop_imported_module(gb_state *st, PyObject *name)
 {
-    PyObject *module = NULL;
+    PyObject *module;
     if (PyDict_GetItemRef(st->modules, name, &module) < 0) {
-        PyErr_Clear();
+        return NULL;
     }
     if (module == Py_None) { /* an import that was blocked on purpose */
         Py_CLEAR(module);
@@ -23,14 +23,10 @@ static PyObject *
 announced_library(gb_state *st)
 {
     PyObject *name = PyObject_GetAttr(st->sniffio_thread_local, st->str_name);
-    if (name == NULL) {
-        PyErr_Clear();
-        return NULL;
-    }
     if (name == Py_None) {
         Py_CLEAR(name);
         if (PyContextVar_Get(st->sniffio_library_variable, NULL, &name) < 0) {
-            PyErr_Clear();
+            return NULL;
         }
         if (name == Py_None) {
             Py_CLEAR(name);
@@ -61,26 +57,37 @@ asyncio_is_innermost(gb_state *st, PyObject *asyncio_task, PyObject *trio_task)
     return result;
 }
 
+static bool
+is_name_of(const gb_loop *loop, PyObject *library)
+{
+    return PyUnicode_Check(library)
+           && PyUnicode_EqualToUTF8(library, loop->name);
+}
+
 PyObject *
 gb_loop_current_task(gb_state *st, const gb_loop **loop)
 {
-    PyObject *asyncio_task, *trio_task;
+    PyObject *asyncio_task, *trio_task = NULL;
     PyObject *library = announced_library(st);
-    bool trio_announced, other_announced;
+    bool trio_announced = false, other_announced = false;
 
-    trio_announced = library != NULL && PyUnicode_Check(library)
-                     && PyUnicode_EqualToUTF8(library, gb_trio_loop.name);
-    other_announced
-        = library != NULL && !trio_announced
-          && !(PyUnicode_Check(library)
-               && PyUnicode_EqualToUTF8(library, gb_asyncio_loop.name));
-    Py_XDECREF(library);
-    if (other_announced) {
+    if (library != NULL) {
+        trio_announced = is_name_of(&gb_trio_loop, library);
+        other_announced
+            = !trio_announced && !is_name_of(&gb_asyncio_loop, library);
+        Py_DECREF(library);
+    }
+    if (other_announced || PyErr_Occurred()) {
         return NULL;
     }
-
     asyncio_task = gb_asyncio_loop.current_task(st);
-    trio_task = trio_announced ? gb_trio_loop.current_task(st) : NULL;
+    if (trio_announced && !PyErr_Occurred()) {
+        trio_task = gb_trio_loop.current_task(st);
+    }
+    if (PyErr_Occurred()) {
+        Py_CLEAR(asyncio_task);
+        return NULL;
+    }
     if (asyncio_task != NULL && trio_task != NULL) {
         if (asyncio_is_innermost(st, asyncio_task, trio_task)) {
             Py_CLEAR(trio_task);
@@ -100,7 +107,7 @@ gb_loop_require_current_task(gb_state *st, const gb_loop **loop)
 {
     PyObject *library;
     PyObject *task = gb_loop_current_task(st, loop);
-    if (task != NULL) {
+    if (task != NULL || PyErr_Occurred()) {
         return task;
     }
     /* AsyncLibraryNotFoundError comes from here. */
@@ -109,8 +116,7 @@ gb_loop_require_current_task(gb_state *st, const gb_loop **loop)
         return NULL;
     }
     for (size_t i = 0; i < Py_ARRAY_LENGTH(loops); i++) {
-        if (PyUnicode_Check(library)
-            && PyUnicode_EqualToUTF8(library, loops[i]->name)) {
+        if (is_name_of(loops[i], library)) {
             PyErr_Format(PyExc_RuntimeError,
                          "no %s task is running here; call this from a task",
                          loops[i]->name);

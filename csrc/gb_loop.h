@@ -15,7 +15,8 @@ typedef struct gb_loop {
     int (*owns)(gb_state *st, PyObject *task);
 
     /* The running task of this thread, a new reference; NULL without an
-     * exception if there is none.  May run Python code. */
+     * exception if there is none, with one if asking failed.  May run Python
+     * code. */
     PyObject *(*current_task)(gb_state *st);
 
     /* The Context in which the task's steps run, a new reference; NULL
@@ -42,8 +43,8 @@ extern const gb_loop gb_trio_loop;
 
 /* The task that is running on this thread, a new reference, and its loop in
  * *loop (if loop is not NULL).  NULL without an exception if there is none or
- * its loop is not known to us.  Keeps no exception pending; must be called
- * without one.  May run Python code. */
+ * its loop is not known to us, with one if asking failed.  Must be called
+ * without an exception pending.  May run Python code. */
 PyObject *gb_loop_current_task(gb_state *st, const gb_loop **loop);
 
 /* The same, but with an exception if there is none: what sniffio raises where
@@ -54,8 +55,8 @@ PyObject *gb_loop_require_current_task(gb_state *st, const gb_loop **loop);
 /* The loop that `task` belongs to, NULL with TypeError if it is of none. */
 const gb_loop *gb_loop_of_task(gb_state *st, PyObject *task);
 
-/* Helper for loops: sys.modules[name], a new reference, or NULL without an
- * exception if it has not been imported. */
+/* Helper for loops: sys.modules[name], a new reference; NULL without an
+ * exception if it has not been imported, with one if asking failed. */
 PyObject *gb_loop_imported_module(gb_state *st, PyObject *name);
 
 #endif

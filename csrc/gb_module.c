@@ -1,5 +1,6 @@
 /* The extension module: knows all types, has no logic. */
 #include "gb_await.h"
+#include "gb_collector.h"
 #include "gb_function.h"
 #include "gb_wrappers.h"
 
@@ -195,7 +196,8 @@ module_exec(PyObject *module)
     if (gb_portal_add_types(module, st) < 0
         || gb_coroutine_add_types(module, st) < 0
         || gb_function_add_types(module, st) < 0
-        || gb_wrappers_add_types(module, st) < 0) {
+        || gb_wrappers_add_types(module, st) < 0
+        || gb_collector_watch(module, st) < 0) {
         return -1;
     }
     if (PyModule_AddFunctions(module, gb_task_methods) < 0

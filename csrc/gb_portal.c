@@ -72,6 +72,20 @@ end_step(PortalObject *p, int rc, gb_portal_state before)
     gb_portal_detach(p);
 }
 
+/* A portal of with_portal_run serves whatever task runs its first step.
+ * False with an exception. */
+static bool
+note_task(PortalObject *p)
+{
+    PyObject *task = gb_loop_current_task(p->p_st, NULL);
+    if (task == NULL && PyErr_Occurred()) {
+        return false;
+    }
+    p->p_task = task;
+    Py_XDECREF(task);
+    return true;
+}
+
 /* Whether a step may begin; false with an exception. */
 static bool
 may_step(PortalObject *p)
@@ -85,13 +99,7 @@ may_step(PortalObject *p)
                             "cannot reuse already awaited coroutine");
             return false;
         case PORTAL_NEW:
-            /* A step of with_portal_run: it serves whatever task runs it. */
-            {
-                PyObject *task = gb_loop_current_task(p->p_st, NULL);
-                p->p_task = task;
-                Py_XDECREF(task);
-            }
-            return true;
+            return note_task(p);
         default:
             return true;
     }
@@ -231,6 +239,9 @@ gb_portal_of_running_task(gb_state *st, PortalObject *running)
      * (eager tasks, loops run in loops) and has no portal. */
     PyObject *task = gb_loop_current_task(st, NULL);
     bool same = task == running->p_task;
+    if (task == NULL && PyErr_Occurred()) {
+        return NULL;
+    }
     Py_XDECREF(task);
     /* Looking up has run Python code. */
     return same && gb_portal_running == running ? running : NULL;

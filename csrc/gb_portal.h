@@ -100,10 +100,12 @@ void gb_portal_abandon(PortalObject *p);
 bool gb_portal_finalize(PortalObject *p, PyObject *owner);
 
 /* The portal that await_ called here must use: a borrowed reference to the
- * running one if it serves the current task, else NULL without an exception.
- * Must be called without an exception pending.  May run Python code. */
+ * running one if it serves the current task; NULL without an exception if
+ * not, with one if the look-up failed.  Must be called without an exception
+ * pending.  May run Python code. */
 PortalObject *gb_portal_of_running_task(gb_state *st, PortalObject *running);
 
+/* The same, fast. */
 static inline PortalObject *
 gb_portal_here(gb_state *st, PyThreadState *ts)
 {

@@ -73,11 +73,15 @@ drive(PyObject *self, gb_op op, PyObject *argument, PyObject **result)
     PySendResult status;
 
     Py_INCREF(self);
+    *result = NULL;
     if (s->s_portal != NULL && s->s_portal->p_state == PORTAL_NEW
         && gb_portal_here(s->s_st, PyThreadState_Get()) != NULL) {
         gb_portal_detach(s->s_portal); /* the one that is there will do */
     }
-    if (s->s_portal != NULL) {
+    if (PyErr_Occurred()) { /* the look-up failed */
+        status = PYGEN_ERROR;
+    }
+    else if (s->s_portal != NULL) {
         status = gb_portal_step(s->s_portal, op, argument, result);
     }
     else if (op == GB_OP_SEND) {

@@ -26,6 +26,8 @@ struct gb_engine;
     X(PyObject, sniffio_library_variable)      \
     X(PyObject, sniffio_current_async_library) \
     X(PyObject, update_wrapper)                \
+    X(PyObject, gc_callbacks)                  \
+    X(PyObject, note_collection)               \
     /* interned names */                       \
     X(PyObject, str_send)                      \
     X(PyObject, str_throw)                     \

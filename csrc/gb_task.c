@@ -56,6 +56,9 @@ gb_task_bestow(gb_state *st, PyObject *task)
     if (p != NULL && p->p_task == task && !p->p_remove) {
         return 0; /* in with_portal_run(): lasts as long as that call */
     }
+    if (p == NULL && PyErr_Occurred()) {
+        return -1;
+    }
     loop = gb_loop_of_task(st, task);
     if (loop == NULL) {
         return -1;
@@ -139,10 +142,16 @@ gb_task_has_portal(gb_state *st, PyObject *task)
         && (task == NULL || gb_portal_running->p_task == task)) {
         return 1;
     }
+    if (PyErr_Occurred()) {
+        return -1;
+    }
     if (task == NULL) {
         return 0;
     }
     current = gb_loop_current_task(st, NULL);
+    if (current == NULL && PyErr_Occurred()) {
+        return -1;
+    }
     is_current = current == task;
     Py_XDECREF(current);
     if (is_current) {
@@ -169,7 +178,12 @@ gb_task_raise_no_portal(gb_state *st)
     const gb_loop *loop = NULL;
     PyObject *coroutine;
     PortalObject *p;
-    PyObject *task = gb_loop_require_current_task(st, &loop);
+    PyObject *task;
+
+    if (PyErr_Occurred()) {
+        return;
+    }
+    task = gb_loop_require_current_task(st, &loop);
     if (task == NULL) {
         return;
     }
@@ -248,7 +262,7 @@ task_bestow_current(PyObject *module, PyObject *Py_UNUSED(ignored))
         return NULL;
     }
     if (gb_portal_here(st, PyThreadState_Get()) != NULL
-        || gb_task_bestow(st, task) == 0) {
+        || (!PyErr_Occurred() && gb_task_bestow(st, task) == 0)) {
         name = PyUnicode_FromString(loop->name);
     }
     Py_DECREF(task);

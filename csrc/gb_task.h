@@ -17,7 +17,8 @@ int gb_task_remove(gb_state *st, PyObject *task);
  * with an exception.  May run Python code. */
 int gb_task_has_portal(gb_state *st, PyObject *task);
 
-/* Raise what await_ has to raise where gb_portal_here finds nothing. */
+/* Raise what await_ has to raise where gb_portal_here has found nothing; an
+ * exception of the look-up stays. */
 void gb_task_raise_no_portal(gb_state *st);
 
 extern PyMethodDef gb_task_methods[];

@@ -38,8 +38,9 @@ trio_current_task(gb_state *st)
         task = PyObject_CallNoArgs(function);
         Py_DECREF(function);
     }
-    if (task == NULL) {
-        PyErr_Clear(); /* not in a task: RuntimeError */
+    if (task == NULL && PyErr_Occurred()
+        && PyErr_ExceptionMatches(PyExc_RuntimeError)) {
+        PyErr_Clear(); /* not in a task */
     }
     return task;
 }

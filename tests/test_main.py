@@ -57,14 +57,19 @@ print(__main__.function())
 """
 
 
-def environment() -> dict[str, str]:
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory):
+    """Environment variables that leave python's behaviour at its defaults."""
     variables = dict(os.environ)
-    variables.pop("PYTHONSAFEPATH", None)
+    for name in ("PYTHONSAFEPATH", "PYTHONDONTWRITEBYTECODE"):
+        variables.pop(name, None)
+    # Without cached bytecode each start would compile the standard library.
+    variables["PYTHONPYCACHEPREFIX"] = str(tmp_path_factory.mktemp("bytecode"))
     return variables
 
 
 @pytest.fixture
-def run(tmp_path):
+def run(tmp_path, environment):
     """Run the interpreter in tmp_path.
 
     What it prints comes without object addresses and without tmp_path's name.
@@ -78,7 +83,7 @@ def run(tmp_path):
         result = subprocess.run(
             [sys.executable, *arguments],
             cwd=tmp_path,
-            env=environment(),
+            env=environment,
             input=stdin,
             capture_output=True,
             text=True,
@@ -754,7 +759,7 @@ await_(library.sleep(0))
 
 
 @pytest.fixture
-def start(tmp_path):
+def start(tmp_path, environment):
     """Start the interpreter in tmp_path and wait until it says 'ready'."""
     processes = []
 
@@ -762,7 +767,7 @@ def start(tmp_path):
         process = subprocess.Popen(
             [sys.executable, *arguments],
             cwd=tmp_path,
-            env=environment(),
+            env=environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

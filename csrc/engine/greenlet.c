@@ -15,6 +15,7 @@
  * The portal's p_engine_data owns the worker in the states with w_portal set.
  * As a rule a step ends with the worker in the pool of its thread, so that a
  * portal between steps has no greenlet. */
+#include "gb_collector.h"
 #include "gb_cpython.h"
 #include "gb_portal.h"
 
@@ -553,7 +554,8 @@ greenlet_may_unwind(PortalObject *p)
     /* The collector's lists have their heads on its C stack, which must not
      * be moved away while they are in use. */
     return w->w_waiting != NULL && w->w_thread == PyThreadState_GetID(ts)
-           && (!gb_cpython_gc_running(ts) || GB_STACK_ADDRESS() > w->w_base);
+           && (!gb_collector_runs_here(p->p_st, ts)
+               || GB_STACK_ADDRESS() > w->w_base);
 }
 
 static void
