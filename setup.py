@@ -97,6 +97,7 @@ def compiler_flags(switches: list[str]) -> tuple[list[str], list[str]]:
 
 
 switches = enabled_switches()
+variant = "-".join(switches).lower() or "plain"
 compile_flags, link_flags = compiler_flags(switches)
 
 setup(
@@ -117,9 +118,5 @@ setup(
         )
     ],
     # Objects that were compiled with other switches must not be taken for these.
-    options={
-        "build": {
-            "build_base": "/".join(["build", "-".join(switches).lower() or "plain"])
-        }
-    },
+    options={"build": {"build_base": f"build/{variant}"}},
 )

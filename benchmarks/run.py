@@ -29,18 +29,35 @@ WORKER_TIMEOUT = 600
 
 
 class Effort(NamedTuple):
-    """How long to measure."""
+    """How long to measure.
+
+    After ``MINIMUM_ROUNDS`` no further round starts that would probably end
+    later than ``seconds`` after the first began.
+    """
 
     rounds: int
     values: int
     min_time: float
     memory_rounds: int
     tasks: int
+    seconds: float
 
 
-NORMAL = Effort(rounds=7, values=3, min_time=0.01, memory_rounds=1, tasks=10_000)
-QUICK = Effort(rounds=2, values=2, min_time=0.005, memory_rounds=1, tasks=1_000)
-RIGOROUS = Effort(rounds=25, values=5, min_time=0.05, memory_rounds=3, tasks=10_000)
+MINIMUM_ROUNDS = 5
+NORMAL = Effort(
+    rounds=7, values=3, min_time=0.01, memory_rounds=1, tasks=10_000, seconds=200
+)
+QUICK = Effort(
+    rounds=2, values=2, min_time=0.005, memory_rounds=1, tasks=1_000, seconds=60
+)
+RIGOROUS = Effort(
+    rounds=25,
+    values=5,
+    min_time=0.05,
+    memory_rounds=3,
+    tasks=10_000,
+    seconds=float("inf"),
+)
 
 
 class WorkerError(Exception):
@@ -61,13 +78,21 @@ class Bench:
         self.loops = loops
         self.effort = effort
         self.results = Results()
+        self.rounds = 0
         self._previous = previous
         self._known_loops: dict[tuple[str, Column], dict[str, int]] = {}
         self._broken: set[tuple[str, Column]] = set()
 
     def measure_times(self) -> None:
         """Time every rung, in rounds."""
+        start = time.monotonic()
         for turn in range(self.effort.rounds):
+            elapsed = time.monotonic() - start
+            if turn >= MINIMUM_ROUNDS and elapsed * (turn + 1) / turn > (
+                self.effort.seconds
+            ):
+                break
+            self.rounds = turn + 1
             for loop in self.loops:
                 for column in _rotated(self.columns, turn):
                     progress(
@@ -270,7 +295,7 @@ def choose_loops(requested: list[str]) -> list[str]:
     return loops
 
 
-def describe(effort: Effort, elapsed: float) -> str:
+def describe(effort: Effort, rounds: int, elapsed: float) -> str:
     """Return the lines below the table that say what was measured, and where."""
     machine, versions = environments.machine(), environments.versions()
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan")
@@ -280,7 +305,7 @@ def describe(effort: Effort, elapsed: float) -> str:
             f"Python: {machine['python']}",
             "Packages: "
             + ", ".join(f"{name} {version}" for name, version in versions.items()),
-            f"Median of {effort.rounds} rounds, best of {effort.values} values in each;"
+            f"Median of {rounds} rounds, best of {effort.values} values in each;"
             f" CPU time of the thread; {effort.tasks:,} tasks in rung 7.",
             f"Measured in {elapsed:.0f} s; load average at the end {load:.1f}.",
             "A cell: the figure, what it is above native (+), how many times native (x).",
@@ -311,7 +336,7 @@ def main() -> int:
     results = bench.results
     text, missed = table(results, columns, loops)
     elapsed = time.monotonic() - start
-    print(text, "", describe(effort, elapsed), sep="\n")
+    print(text, "", describe(effort, bench.rounds, elapsed), sep="\n")
     for problem in results.problems:
         print(f"PROBLEM: {problem}")
     print(f"Targets missed: {missed}" if missed else "All targets reached.")

@@ -15,7 +15,7 @@ typedef struct {
 static answer
 ask_loop(gb_state *st, PyObject *iterator, PyObject *trap, bool *refused)
 {
-    PyThreadState *ts = PyThreadState_Get();
+    PyThreadState *ts = PyThreadState_GetUnchecked();
     /* Looked up anew: the code that yielded the trap may have moved this
      * stack to another step than the one it began in. */
     PortalObject *p = gb_portal_here(st, ts);
@@ -88,7 +88,7 @@ gb_await(gb_state *st, PyObject *awaitable)
     PySendResult status;
     bool refused = false;
 
-    if (gb_portal_here(st, PyThreadState_Get()) == NULL) {
+    if (gb_portal_here(st, PyThreadState_GetUnchecked()) == NULL) {
         gb_task_raise_no_portal(st);
         gb_drive_discard(st, awaitable);
         return NULL;

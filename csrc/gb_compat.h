@@ -84,6 +84,13 @@ PyErr_SetRaisedException(PyObject *exc) /* steals */
 #define GB_THROW_SIGNATURE_DEPRECATED 0
 #endif
 
+/* Coroutines tell their state in one attribute since 3.15. */
+#if PY_VERSION_HEX >= 0x030f0000
+#define GB_HAVE_CR_STATE 1
+#else
+#define GB_HAVE_CR_STATE 0
+#endif
+
 /* The words in which `await` refuses an object of `type`, and what its
  * __await__() has returned. */
 static inline void

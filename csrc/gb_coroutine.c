@@ -247,6 +247,17 @@ retyped_get_cr_suspended(PyObject *self, void *Py_UNUSED(closure))
     return native_attribute(self, "cr_suspended");
 }
 
+#if GB_HAVE_CR_STATE
+static PyObject *
+retyped_get_cr_state(PyObject *self, void *Py_UNUSED(closure))
+{
+    if (portal_of(self)->p_state == PORTAL_SUSPENDED) {
+        return PyUnicode_InternFromString("CORO_SUSPENDED");
+    }
+    return native_attribute(self, "cr_state");
+}
+#endif
+
 static PyObject *
 retyped_get_cr_await(PyObject *self, void *Py_UNUSED(closure))
 {
@@ -419,6 +430,9 @@ static PyMethodDef retyped_methods[] = {
 static PyGetSetDef retyped_getset[] = {
     {"cr_running", retyped_get_cr_running, NULL, NULL, NULL},
     {"cr_suspended", retyped_get_cr_suspended, NULL, NULL, NULL},
+#if GB_HAVE_CR_STATE
+    {"cr_state", retyped_get_cr_state, NULL, NULL, NULL},
+#endif
     {"cr_await", retyped_get_cr_await, NULL,
      PyDoc_STR("object being awaited on, or None"), NULL},
     {"cr_origin", retyped_get_cr_origin, NULL, NULL, NULL},

@@ -39,6 +39,31 @@ gb_cpython_set_context(PyThreadState *ts, PyObject *context)
     Py_XDECREF(old);
 }
 
+/* Hide the Python frames of this stack: until they are shown again the thread
+ * seems to run none.  What is returned is for gb_cpython_show_frames. */
+static inline struct _PyInterpreterFrame *
+gb_cpython_hide_frames(PyThreadState *ts)
+{
+#if PY_VERSION_HEX >= 0x030d0000
+    struct _PyInterpreterFrame **current = &ts->current_frame;
+#else
+    struct _PyInterpreterFrame **current = &ts->cframe->current_frame;
+#endif
+    struct _PyInterpreterFrame *frames = *current;
+    *current = NULL;
+    return frames;
+}
+
+static inline void
+gb_cpython_show_frames(PyThreadState *ts, struct _PyInterpreterFrame *frames)
+{
+#if PY_VERSION_HEX >= 0x030d0000
+    ts->current_frame = frames;
+#else
+    ts->cframe->current_frame = frames;
+#endif
+}
+
 static inline gb_recursion_budget
 gb_cpython_recursion_budget(PyThreadState *ts)
 {

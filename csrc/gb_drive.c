@@ -1,5 +1,7 @@
 #include "gb_drive.h"
 
+#include "gb_cpython.h"
+
 /* 1 if `object` is a generator that types.coroutine() has blessed, 0 if not,
  * -1 with an exception. */
 static int
@@ -37,7 +39,12 @@ is_abstract_coroutine(gb_state *st, PyObject *object)
 static int
 refuse_awaited_coroutine(gb_state *st, PyObject *coroutine)
 {
-    PyObject *awaiting = PyObject_GetAttr(coroutine, st->str_cr_await);
+    PyObject *awaiting;
+    if (GB_LIKELY(gb_cpython_coroutine_stage(coroutine)
+                  == GB_COROUTINE_CREATED)) {
+        return 0;
+    }
+    awaiting = PyObject_GetAttr(coroutine, st->str_cr_await);
     if (awaiting == NULL) {
         return -1;
     }

@@ -103,6 +103,20 @@ gb_loop_current_task(gb_state *st, const gb_loop **loop)
 }
 
 PyObject *
+gb_loop_identify_task(gb_state *st)
+{
+    PyObject *trio = gb_loop_imported_module(st, st->str_trio_lowlevel);
+    if (trio == NULL && !PyErr_Occurred()) {
+        PyObject *task = gb_asyncio_loop.current_task(st);
+        if (task != NULL || PyErr_Occurred()) {
+            return task;
+        }
+    }
+    Py_XDECREF(trio);
+    return PyErr_Occurred() ? NULL : gb_loop_current_task(st, NULL);
+}
+
+PyObject *
 gb_loop_require_current_task(gb_state *st, const gb_loop **loop)
 {
     PyObject *library;

@@ -47,9 +47,13 @@ extern const gb_loop gb_trio_loop;
  * without an exception pending.  May run Python code. */
 PyObject *gb_loop_current_task(gb_state *st, const gb_loop **loop);
 
-/* The same, but with an exception if there is none: what sniffio raises where
- * no library runs, RuntimeError for a library that we don't support or when
- * the library runs no task here. */
+/* The same, faster where Trio has not been imported, and good only to tell
+ * tasks apart: what other libraries announce is not heeded then. */
+PyObject *gb_loop_identify_task(gb_state *st);
+
+/* As gb_loop_current_task, but with an exception if there is none: what
+ * sniffio raises where no library runs, RuntimeError for a library that we
+ * don't support or when the library runs no task here. */
 PyObject *gb_loop_require_current_task(gb_state *st, const gb_loop **loop);
 
 /* The loop that `task` belongs to, NULL with TypeError if it is of none. */

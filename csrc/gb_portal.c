@@ -77,7 +77,7 @@ end_step(PortalObject *p, int rc, gb_portal_state before)
 static bool
 note_task(PortalObject *p)
 {
-    PyObject *task = gb_loop_current_task(p->p_st, NULL);
+    PyObject *task = gb_loop_identify_task(p->p_st);
     if (task == NULL && PyErr_Occurred()) {
         return false;
     }

@@ -221,6 +221,34 @@ stand_in_get_cr_suspended(PyObject *self, void *closure)
     return stand_in_get_attribute(self, closure);
 }
 
+#if GB_HAVE_CR_STATE
+/* As inspect.getcoroutinestate() put it together before 3.15. */
+static PyObject *
+stand_in_get_cr_state(PyObject *self, void *Py_UNUSED(closure))
+{
+    static const char *const names[]
+        = {"CORO_CREATED", "CORO_CLOSED", "CORO_SUSPENDED", "CORO_RUNNING"};
+    int state;
+    PyObject *frame = NULL, *suspended = NULL, *running = NULL;
+    PyObject *name = NULL;
+
+    frame = stand_in_get_attribute(self, (void *)&names_frame);
+    suspended = stand_in_get_cr_suspended(self, (void *)&names_suspended);
+    running = stand_in_get_cr_running(self, (void *)&names_running);
+    if (frame != NULL && suspended != NULL && running != NULL) {
+        state = running == Py_True     ? 3
+                : suspended == Py_True ? 2
+                : frame == Py_None     ? 1
+                                       : 0;
+        name = PyUnicode_InternFromString(names[state]);
+    }
+    Py_XDECREF(frame);
+    Py_XDECREF(suspended);
+    Py_XDECREF(running);
+    return name;
+}
+#endif
+
 static PyObject *
 stand_in_get_cr_await(PyObject *self, void *closure)
 {
@@ -367,6 +395,9 @@ static PyGetSetDef stand_in_getset[] = {
      (void *)&names_running},
     {"cr_suspended", stand_in_get_cr_suspended, NULL, NULL,
      (void *)&names_suspended},
+#if GB_HAVE_CR_STATE
+    {"cr_state", stand_in_get_cr_state, NULL, NULL, NULL},
+#endif
     {"cr_origin", stand_in_get_attribute, NULL, NULL, (void *)&names_origin},
     {"__name__", stand_in_get_name, stand_in_set_name, NULL,
      (void *)"__name__"},

@@ -48,6 +48,7 @@ import contextvars
 import gc
 import platform
 import sys
+import threading
 
 import greenlet
 import pytest
@@ -267,11 +268,31 @@ class PyTaskRunner(AsyncioRunner):
             self.replacements["current_task"] = asyncio.tasks._py_current_task
             self.replacements["all_tasks"] = asyncio.tasks._py_all_tasks
 
+    # Shared by all threads: put in place by the first, undone by the last.
+    lock = threading.Lock()
+    users = 0
+    patch = None
+
+    @contextlib.contextmanager
+    def patched_asyncio(self):
+        cls = PyTaskRunner
+        with cls.lock:
+            cls.users += 1
+            if cls.users == 1:
+                cls.patch = pytest.MonkeyPatch()
+                for name, value in self.replacements.items():
+                    cls.patch.setattr(asyncio, name, value)
+                    cls.patch.setattr(asyncio.tasks, name, value)
+        try:
+            yield
+        finally:
+            with cls.lock:
+                cls.users -= 1
+                if cls.users == 0:
+                    cls.patch.undo()
+
     def run(self, fn, *args):
-        with pytest.MonkeyPatch.context() as patch:
-            for name, value in self.replacements.items():
-                patch.setattr(asyncio, name, value)
-                patch.setattr(asyncio.tasks, name, value)
+        with self.patched_asyncio():
             return super().run(fn, *args)
 
 

@@ -21,6 +21,7 @@ LAYERS = [
     ["gb_compat"],
     ["gb_cpython"],
     ["gb_state"],
+    ["gb_collector"],
     ["gb_engine", "gb_loop", "gb_drive"],  # the seams
     ["gb_portal"],
     ["gb_asyncio", "gb_trio"],

@@ -130,7 +130,7 @@ pool_release(PyObject *capsule)
     }
     pool.owned = false;
     while (pool.count > 0) {
-        worker_kill(pool.workers[--pool.count], PyThreadState_Get());
+        worker_kill(pool.workers[--pool.count], PyThreadState_GetUnchecked());
     }
 }
 
@@ -213,7 +213,7 @@ pool_give(WorkerObject *w)
     if (pool.count == POOL_SIZE) {
         WorkerObject *oldest = pool.workers[0];
         pool.workers[0] = w;
-        worker_kill(oldest, PyThreadState_Get());
+        worker_kill(oldest, PyThreadState_GetUnchecked());
         return;
     }
     pool.workers[pool.count++] = w;
@@ -266,7 +266,7 @@ worker_tp_call(PyObject *self, PyObject *Py_UNUSED(args),
                PyObject *Py_UNUSED(kwargs))
 {
     WorkerObject *w = (WorkerObject *)self;
-    PyThreadState *ts = PyThreadState_Get();
+    PyThreadState *ts = PyThreadState_GetUnchecked();
     PyObject *result = NULL;
 
     Py_INCREF(w);
@@ -324,6 +324,31 @@ switch_leaving_room(WorkerObject *w, bool nested)
     return result;
 }
 
+/* From the loop's stack into the step's. */
+static PyObject *
+switch_to_step(WorkerObject *w, PyObject *target, bool fresh, bool nested,
+               PyThreadState *ts)
+{
+    struct _PyInterpreterFrame *frames = NULL;
+    PyObject *switched_back;
+    /* From 3.12 on greenlet goes through all frames of the greenlet that it
+     * leaves, so that they may be walked while their C stack is elsewhere:
+     * 10 ns and more for each of the loop's frames.  If the step's stack
+     * begins below ours, ours stays where it is: let greenlet see no frames.
+     * (A greenlet of the user's has a stack that we know nothing of.) */
+    bool hide
+        = fresh || (target == w->w_greenlet && w->w_base < GB_STACK_ADDRESS());
+    if (GB_LIKELY(hide)) {
+        frames = gb_cpython_hide_frames(ts);
+    }
+    switched_back = GB_UNLIKELY(fresh) ? switch_leaving_room(w, nested)
+                                       : gb_greenlet_switch(target);
+    if (GB_LIKELY(hide)) {
+        gb_cpython_show_frames(ts, frames);
+    }
+    return switched_back;
+}
+
 /* The greenlet of the loop was switched to while the step was under way.  Who
  * did that has cut the user's code off: end it, and let the step fail.
  * `switched_back` (stolen) is what came, NULL with an exception. */
@@ -343,7 +368,7 @@ fail_interrupted_step(PortalObject *p, WorkerObject *w,
     p->p_status = PYGEN_ERROR;
     Py_CLEAR(p->p_result);
     w->w_done = false; /* there is something to end */
-    worker_kill(w, PyThreadState_Get());
+    worker_kill(w, PyThreadState_GetUnchecked());
 }
 
 /* The greenlet that waits in suspend() for `p`, whose reference is handed
@@ -420,7 +445,7 @@ dismiss_worker(PortalObject *p, WorkerObject *w, PyThreadState *ts)
 static int
 greenlet_step(PortalObject *p)
 {
-    PyThreadState *ts = PyThreadState_Get();
+    PyThreadState *ts = PyThreadState_GetUnchecked();
     WorkerObject *w;
     PyObject *target = NULL, *switched_back, *hub = gb_greenlet_current();
     bool fresh = false;
@@ -443,9 +468,7 @@ greenlet_step(PortalObject *p)
     w->w_hub = hub;
     w->w_done = false;
 
-    switched_back = GB_UNLIKELY(fresh)
-                        ? switch_leaving_room(w, p->p_outer != NULL)
-                        : gb_greenlet_switch(target);
+    switched_back = switch_to_step(w, target, fresh, p->p_outer != NULL, ts);
 
     pool.handover = NULL;
     if (GB_UNLIKELY(!w->w_done || switched_back == NULL)) {
@@ -493,7 +516,7 @@ take_up_step(PortalObject *p, WorkerObject *w, PyThreadState *ts,
 static int
 greenlet_suspend(PortalObject *p, PyObject *trap, bool *woken)
 {
-    PyThreadState *ts = PyThreadState_Get();
+    PyThreadState *ts = PyThreadState_GetUnchecked();
     WorkerObject *w = p->p_engine_data;
     PyObject *switched_back, *current = gb_greenlet_current();
     bool in_steps_context = gb_cpython_context(ts) == p->p_context;
@@ -547,7 +570,7 @@ static bool
 greenlet_may_unwind(PortalObject *p)
 {
     WorkerObject *w = p->p_engine_data;
-    PyThreadState *ts = PyThreadState_Get();
+    PyThreadState *ts = PyThreadState_GetUnchecked();
     if (w == NULL || Py_IsFinalizing()) {
         return w == NULL;
     }
@@ -568,7 +591,7 @@ greenlet_release(PortalObject *p)
     }
     w->w_portal = NULL;
     if (!Py_IsFinalizing()) {
-        worker_kill(w, PyThreadState_Get());
+        worker_kill(w, PyThreadState_GetUnchecked());
     }
 }
 
