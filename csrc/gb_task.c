@@ -22,10 +22,11 @@ put_portal(gb_state *st, const gb_loop *loop, PyObject *task,
     PyObject *stand_in;
     int rc;
 
+    if (PyCoro_CheckExact(coroutine)
+        && gb_cpython_coroutine_stage(coroutine) == GB_COROUTINE_FINISHED) {
+        return 0; /* Trio keeps it */
+    }
     if (gb_coroutine_may_retype(st, coroutine)) {
-        if (gb_cpython_coroutine_stage(coroutine) == GB_COROUTINE_FINISHED) {
-            return 0;
-        }
         if (gb_coroutine_retype(st, coroutine, PORTAL_BESTOWED, task) < 0) {
             return -1;
         }

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 
-import greenback
 import pytest
+
+import greenback
 
 anyio = pytest.importorskip("anyio")
 

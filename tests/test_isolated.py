@@ -40,6 +40,7 @@ CASES += [
 ]
 CASES += [("subinterpreter.py", kind) for kind in ("own-gil", "shared-gil")]
 
+
 def run_script(*command: str) -> subprocess.CompletedProcess[str]:
     """Run a script of the folder; its output and exit code are captured."""
     script, *arguments = command
@@ -61,7 +62,7 @@ def run_script(*command: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize("command", CASES, ids="-".join)
 def test_script(command: tuple[str, ...]) -> None:
     """The script ends with code 0, says OK last, and writes no error."""
-    script, *arguments = command
+    _, *arguments = command
     if "trio" in arguments:
         pytest.importorskip("trio")
     if "uvloop" in arguments:

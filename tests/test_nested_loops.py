@@ -8,10 +8,17 @@ import queue
 import sys
 import threading
 
-import greenback
 import pytest
 
-ASYNCIO_IDS = ["asyncio", "asyncio-pytask", "asyncio-subclass", "asyncio-eager", "uvloop"]
+import greenback
+
+ASYNCIO_IDS = [
+    "asyncio",
+    "asyncio-pytask",
+    "asyncio-subclass",
+    "asyncio-eager",
+    "uvloop",
+]
 on_asyncio = pytest.mark.parametrize("runner", ASYNCIO_IDS, indirect=True)
 on_trio = pytest.mark.parametrize("runner", ["trio"], indirect=True)
 needs_eager = pytest.mark.skipif(
@@ -54,7 +61,9 @@ def refused(awaitable_fn=ready, match="must create a greenback portal"):
 
 
 # uvloop and Trio both want the wakeup descriptor for signals.
-@pytest.mark.filterwarnings("ignore:It looks like Trio's signal handling:RuntimeWarning")
+@pytest.mark.filterwarnings(
+    "ignore:It looks like Trio's signal handling:RuntimeWarning"
+)
 @on_asyncio
 @pytest.mark.parametrize("suspended_first", [False, True])
 def test_trio_run_inside_asyncio(runner, suspended_first):
@@ -108,7 +117,9 @@ def test_trio_run_inside_asyncio(runner, suspended_first):
     runner.run(main)
 
 
-@pytest.mark.filterwarnings("ignore:It looks like Trio's signal handling:RuntimeWarning")
+@pytest.mark.filterwarnings(
+    "ignore:It looks like Trio's signal handling:RuntimeWarning"
+)
 @on_asyncio
 def test_trio_run_inside_awaited_coroutine(runner):
     """So it is in a coroutine that await_ drives."""

@@ -18,8 +18,9 @@ import sysconfig
 import types
 import weakref
 
-import greenback
 import pytest
+
+import greenback
 
 CYTHON_SOURCE = """
 async def program(first, sync):
@@ -168,7 +169,9 @@ def skip_if_refused(runner, kind):
         taken = isinstance(probe, collections.abc.Coroutine)
     probe.close()
     if not taken:
-        pytest.skip(f"{runner.library} does not make a task of a {type(probe).__name__}")
+        pytest.skip(
+            f"{runner.library} does not make a task of a {type(probe).__name__}"
+        )
 
 
 async def value_of(runner, value):
@@ -527,7 +530,9 @@ def test_cython_frames_in_between(runner, cython):
         return cython.call(lambda: greenback.await_(value_of(runner, "result")))
 
     assert runner.run_sync(sync) == "result"
-    assert runner.run_sync(lambda: greenback.await_(cython.echo(value_of(runner, 3)))) == 3
+    assert (
+        runner.run_sync(lambda: greenback.await_(cython.echo(value_of(runner, 3)))) == 3
+    )
 
     def method():
         extension = cython.Extension(sync)

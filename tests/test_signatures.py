@@ -10,8 +10,9 @@ import subprocess
 import sys
 import types
 
-import greenback
 import pytest
+
+import greenback
 
 # What the pure-Python 1.3.0 has, annotations left out.
 SIGNATURES = {

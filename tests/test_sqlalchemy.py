@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import asyncio
 
-import greenback
 import pytest
+
+import greenback
 
 sqlalchemy = pytest.importorskip("sqlalchemy")
 pytest.importorskip("aiosqlite")
 concurrency = pytest.importorskip("sqlalchemy.util.concurrency")
 aio = pytest.importorskip("sqlalchemy.ext.asyncio")
 
-ASYNCIO_IDS = ["asyncio", "asyncio-pytask", "asyncio-subclass", "asyncio-eager", "uvloop"]
+ASYNCIO_IDS = [
+    "asyncio",
+    "asyncio-pytask",
+    "asyncio-subclass",
+    "asyncio-eager",
+    "uvloop",
+]
 pytestmark = pytest.mark.parametrize("runner", ASYNCIO_IDS, indirect=True)
 
 
@@ -116,7 +123,9 @@ def test_event_hooks(runner):
 
         await greenback.ensure_portal()
         async with engine.begin() as connection:
-            await connection.execute(sqlalchemy.text("create table numbers (n integer)"))
+            await connection.execute(
+                sqlalchemy.text("create table numbers (n integer)")
+            )
             await connection.execute(sqlalchemy.text("insert into numbers values (1)"))
             return await connection.run_sync(read_rows)
 
@@ -152,7 +161,9 @@ def test_orm_session_hooks(runner):
         async with aio.AsyncSession(engine) as session:
             session.add_all([Item(name=name) for name in ("a", "b", "c")])
             await session.commit()
-            found = await session.scalars(sqlalchemy.select(Item.name).order_by(Item.id))
+            found = await session.scalars(
+                sqlalchemy.select(Item.name).order_by(Item.id)
+            )
             return list(found)
 
     assert with_engine(runner, body) == ["A", "B", "C"]
@@ -183,7 +194,7 @@ def test_mixed_both_ways(runner):
             spawned = greenlet_spawn(level, depth - 1)
             # By turns, the one or the other drives the inner greenlet.
             values += greenback.await_(spawned) if depth % 2 else await_only(spawned)
-        return values + [await_only(pause(depth)), greenback.await_(pause(-depth))]
+        return [*values, await_only(pause(depth)), greenback.await_(pause(-depth))]
 
     async def main():
         await greenback.ensure_portal()
@@ -266,7 +277,9 @@ def test_many_sessions(runner):
                 values = []
                 for step in range(3):
                     statement = sqlalchemy.text("select :value")
-                    result = connection.execute(statement, {"value": number * 10 + step})
+                    result = connection.execute(
+                        statement, {"value": number * 10 + step}
+                    )
                     values.append(result.scalar_one())
                     greenback.await_(pause(None))
                 return values
@@ -280,4 +293,6 @@ def test_many_sessions(runner):
 
         return await runner.run_concurrently(*[lambda n=n: task(n) for n in range(8)])
 
-    assert with_engine(runner, body) == [[n * 10 + k for k in range(3)] for n in range(8)]
+    assert with_engine(runner, body) == [
+        [n * 10 + k for k in range(3)] for n in range(8)
+    ]

@@ -6,12 +6,13 @@ import asyncio
 import inspect
 import threading
 
-import greenback
 import pytest
-
 from conftest import make_runner
 
-LOOPS = ["asyncio", "asyncio-pytask", "uvloop", "trio"]
+import greenback
+
+# No Python tasks: those need asyncio patched, for all threads.
+LOOPS = ["asyncio", "asyncio-subclass", "uvloop", "trio"]
 
 
 def in_thread(fn, *args):
@@ -346,7 +347,9 @@ def test_worker_threads_of_the_loop(runner):
             run_in_thread = trio.to_thread.run_sync
         else:
             run_in_thread = asyncio.to_thread
-        numbers = [greenback.await_(run_in_thread(lambda n=n: n * n)) for n in range(20)]
+        numbers = [
+            greenback.await_(run_in_thread(lambda n=n: n * n)) for n in range(20)
+        ]
         assert numbers == [n * n for n in range(20)]
         with pytest.raises(ZeroDivisionError):
             greenback.await_(run_in_thread(lambda: 1 / 0))

@@ -7,8 +7,9 @@ import asyncio
 import atexit
 import sys
 
-import greenback
 from support import descend, forever, new_asyncio_loop, pause
+
+import greenback
 
 KEEP = []
 UNWOUND = []

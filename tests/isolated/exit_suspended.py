@@ -16,8 +16,9 @@ import sys
 import threading
 import warnings
 
-import greenback
 from support import descend, forever, new_asyncio_loop
+
+import greenback
 
 KEEP = []
 TASKS = 20
@@ -114,9 +115,7 @@ def leave_thread(loop_name):
                 ready.set()
         else:
             tasks = [
-                asyncio.ensure_future(
-                    suspended_task("asyncio", number, arrived.append)
-                )
+                asyncio.ensure_future(suspended_task("asyncio", number, arrived.append))
                 for number in range(TASKS)
             ]
             while len(arrived) < TASKS:
@@ -127,7 +126,7 @@ def leave_thread(loop_name):
     def thread_main():
         if loop_name == "trio":
             import trio
-            import trio.testing  # noqa: F401
+            import trio.testing
 
             trio.run(main)
         else:

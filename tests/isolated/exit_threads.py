@@ -7,8 +7,9 @@ import asyncio
 import sys
 import threading
 
-import greenback
 from support import descend, forever, gather, new_asyncio_loop, pause, run
+
+import greenback
 
 KEEP = []
 FAILURES = []

@@ -8,8 +8,9 @@ import sys
 import threading
 import traceback
 
-import greenback
 from support import descend, gather, pause, run, skip
+
+import greenback
 
 
 async def work_in_child(loop, results):

@@ -6,8 +6,9 @@ usage: gc_finalizer.py LOOP
 import gc
 import sys
 
-import greenback
 from support import gather, pause, run
+
+import greenback
 
 ERRORS = []
 

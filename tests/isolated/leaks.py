@@ -11,9 +11,10 @@ import gc
 import sys
 import tracemalloc
 
-import greenback
 import greenlet
 from support import descend, gather, pause, run
+
+import greenback
 
 REPEAT = 120
 ROUNDS = 15

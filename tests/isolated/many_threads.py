@@ -7,8 +7,9 @@ import gc
 import sys
 import threading
 
-import greenback
 from support import descend, gather, pause, run
+
+import greenback
 
 THREADS = 300
 

@@ -11,8 +11,9 @@ import gc
 import sys
 import warnings
 
-import greenback
 from support import gather, pause, run, skip
+
+import greenback
 
 try:
     import _testcapi
@@ -21,6 +22,10 @@ except ImportError:
 
 # Beyond this number of allocations in one attempt something runs in circles.
 LIMIT = 5000
+ATTRIBUTES = (
+    *("cr_await", "cr_running", "cr_frame", "cr_code", "cr_origin"),
+    *("__name__", "__qualname__"),
+)
 # When a Python frame ends with an error and there is no memory to link it to its
 # caller's, the interpreter drops the error.
 LOST_BY_INTERPRETER = ("error return without exception set", "returned NULL without")
@@ -165,8 +170,8 @@ def make_sync_portal(_):
 def look_at_portal(coro):
     try:
         repr(coro)
-        coro.cr_await, coro.cr_running, coro.cr_frame, coro.cr_code, coro.cr_origin
-        coro.__name__, coro.__qualname__
+        for name in ATTRIBUTES:
+            getattr(coro, name)
     finally:
         coro.close()
 

@@ -5,8 +5,9 @@ usage: recursion.py LOOP
 
 import sys
 
-import greenback
 from support import descend, gather, pause, run
+
+import greenback
 
 
 def fall(counter):
@@ -46,7 +47,10 @@ def fall_awaiting(counter):
 
 def deep_with_await(loop):
     """Hit the limit inside await_, in both kinds of recursion."""
-    for recurse in (lambda counter: greenback.await_(fall_async(counter)), fall_awaiting):
+    for recurse in (
+        lambda counter: greenback.await_(fall_async(counter)),
+        fall_awaiting,
+    ):
         counter = [0]
         try:
             recurse(counter)

@@ -7,8 +7,9 @@ import gc
 import importlib
 import sys
 
-import greenback
 from support import gather, pause, run
+
+import greenback
 
 
 def forget():
@@ -33,7 +34,7 @@ async def main(loop):
     assert greenback.await_(pause(loop)) == "paused"
     await gather(loop, lambda: use(again, loop), lambda: use(greenback, loop))
     forget()
-    del again
+    again = None
     gc.collect()
     assert greenback.await_(pause(loop)) == "paused"
     importlib.reload(importlib.import_module("greenback"))

@@ -6,8 +6,9 @@ usage: subinterpreter.py own-gil|shared-gil
 import asyncio
 import sys
 
-import greenback
 from support import skip
+
+import greenback
 
 CODE = """
 import os

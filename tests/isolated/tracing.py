@@ -5,8 +5,9 @@ usage: tracing.py LOOP trace|profile|monitoring
 
 import sys
 
-import greenback
 from support import gather, pause, run
+
+import greenback
 
 SEEN = []
 

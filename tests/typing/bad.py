@@ -37,4 +37,4 @@ def wrappers() -> None:
 
 def names() -> None:
     """Names that do not exist."""
-    greenback.no_such_name  # type: ignore[attr-defined]
+    print(greenback.no_such_name)  # type: ignore[attr-defined]

@@ -13,8 +13,9 @@ from collections.abc import (
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, assert_type
 
-import greenback
 import trio
+
+import greenback
 
 
 async def number(text: str, *, base: int = 10) -> int:
