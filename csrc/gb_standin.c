@@ -454,12 +454,23 @@ gb_stand_in_new(gb_state *st, PyObject *wrapped, gb_portal_state state,
     s->s_weakrefs = NULL;
     s->s_portal = NULL;
     PyObject_GC_Track((PyObject *)s);
-    s->s_portal
-        = gb_portal_new(st, &stand_in_form, (PyObject *)s, state, task);
-    if (s->s_portal == NULL) {
+    if (gb_stand_in_equip(st, (PyObject *)s, state, task) < 0) {
         Py_CLEAR(s);
     }
     return (PyObject *)s;
+}
+
+int
+gb_stand_in_equip(gb_state *st, PyObject *object, gb_portal_state state,
+                  PyObject *task)
+{
+    StandInObject *s = (StandInObject *)object;
+    if (!Py_IS_TYPE(object, st->StandInType)) {
+        return 0;
+    }
+    assert(s->s_portal == NULL);
+    s->s_portal = gb_portal_new(st, &stand_in_form, object, state, task);
+    return s->s_portal == NULL ? -1 : 1;
 }
 
 PortalObject *

@@ -10,6 +10,11 @@
 PyObject *gb_stand_in_new(gb_state *st, PyObject *wrapped,
                           gb_portal_state state, PyObject *task);
 
+/* Give a stand-in that has lost its portal a new one.  1 done, 0 if `object`
+ * is no stand-in, -1 with an exception. */
+int gb_stand_in_equip(gb_state *st, PyObject *object, gb_portal_state state,
+                      PyObject *task);
+
 /* The portal of a stand-in, borrowed; NULL without an exception if `object`
  * is none or has lost its portal. */
 PortalObject *gb_stand_in_portal(gb_state *st, PyObject *object);

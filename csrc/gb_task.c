@@ -36,6 +36,10 @@ put_portal(gb_state *st, const gb_loop *loop, PyObject *task,
         }
         return 0;
     }
+    rc = gb_stand_in_equip(st, coroutine, PORTAL_BESTOWED, task);
+    if (rc != 0) { /* there is a stand-in already */
+        return rc < 0 ? -1 : 0;
+    }
     stand_in = gb_stand_in_new(st, coroutine, PORTAL_BESTOWED, task);
     if (stand_in == NULL) {
         return -1;
