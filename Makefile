@@ -1,4 +1,5 @@
-# Everything that is needed is installed into $(VENV), made by $(PYTHON).
+# Everything that is needed is installed into $(VENV), made by $(PYTHON); some
+# targets have an environment of their own in .venvs.
 #
 #   make test        the whole test suite
 #   make demo        the crawler of examples/
@@ -56,18 +57,18 @@ format:
 	$(VENV)/bin/clang-format -i $(C_FILES)
 
 coverage:
-	tools/coverage $(VENV)-coverage $(PYTHON) $(COVERAGE_MINIMUM) $(PYTEST_ARGS)
+	tools/coverage .venvs/coverage $(PYTHON) $(COVERAGE_MINIMUM) $(PYTEST_ARGS)
 
 sanitize:
-	tools/sanitize $(VENV)-sanitize $(PYTHON) $(PYTEST_ARGS)
+	tools/sanitize .venvs/sanitize $(PYTHON) $(PYTEST_ARGS)
 
 package:
-	tools/check-package $(VENV)-package $(PYTHON)
+	tools/check-package .venvs/package $(PYTHON)
 
 test-all:
 	.ci/run
 
 clean:
-	rm -rf .venv .venv-coverage .venv-sanitize .venv-package .venvs build dist \
-		src/*.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venvs build dist src/*.egg-info .hypothesis .mypy_cache \
+		.pytest_cache .ruff_cache
 	find benchmarks examples src tests tools -name __pycache__ -exec rm -rf {} +

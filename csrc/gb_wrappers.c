@@ -528,7 +528,7 @@ static PyType_Slot generator_slots[] = {
 };
 
 static PyType_Spec generator_spec = {
-    .name = "greenback.async_generator",
+    .name = "greenback._util.async_generator",
     .basicsize = sizeof(AsyncIterObject),
     .flags
     = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_IMMUTABLETYPE,

@@ -1037,3 +1037,41 @@ def test_frame_locals_are_released(runner):
 
     runner.run(main)
     assert Resource.alive == 0
+
+
+# --- __await__() of a coroutine that has a portal
+
+
+def test_iterator_of_await():
+    """What __await__() gives drives the portal by send(), throw() and close()."""
+
+    @types.coroutine
+    def trap(value):
+        return (yield value)
+
+    def sync():
+        log = [await_(trap("first"))]
+        try:
+            await_(trap("second"))
+        except LookupError as error:
+            log.append(str(error))
+        await_(trap("third"))
+        return log
+
+    def started():
+        iterator = with_portal_run_sync(sync).__await__()
+        assert iter(iterator) is iterator
+        assert next(iterator) == "first"
+        assert iterator.send("answer") == "second"
+        assert iterator.throw(LookupError("thrown")) == "third"
+        return iterator
+
+    with pytest.raises(StopIteration) as stop:
+        started().send(None)
+    assert stop.value.value == ["answer", "thrown"]
+    iterator = started()
+    iterator.close()
+    with pytest.raises(RuntimeError, match="cannot reuse already awaited coroutine"):
+        iterator.send(None)
+    with pytest.raises(AttributeError):
+        iterator.no_such_name  # noqa: B018

@@ -112,7 +112,8 @@ def extract(task):
     target = task if hasattr(task, "coro") else task.get_coro()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        warnings.filterwarnings("ignore", "Inspection trickery")
+        if not sees_contexts():
+            warnings.simplefilter("ignore", stackscope.InspectionWarning)
         return stackscope.extract(target)
 
 

@@ -5,10 +5,15 @@ task calls: it gives what ``await`` would give in async code, while the event
 loop goes on running the other tasks.
 """
 
-from ._core import async_context, async_generator, async_iter, bestow_portal, engine, has_portal
+from ._core import async_context, async_iter, bestow_portal, engine, has_portal
 from ._impl import await_, ensure_portal, with_portal_run, with_portal_run_sync
 from ._stackscope import install_glue as _stackscope_install_glue_  # noqa: F401  stackscope calls it by this name
-from ._tree import AutoPortalInstrument, portals_for_children, portals_for_tree, with_portal_run_tree
+from ._tree import (
+    AutoPortalInstrument,
+    portals_for_children,
+    portals_for_tree,
+    with_portal_run_tree,
+)
 from ._util import autoawait, decorate_as_sync
 
 __version__ = "2.0.0.dev0"
@@ -16,7 +21,6 @@ __version__ = "2.0.0.dev0"
 __all__ = [
     "AutoPortalInstrument",
     "async_context",
-    "async_generator",
     "async_iter",
     "autoawait",
     "await_",

@@ -51,7 +51,9 @@ def await_(aw: Awaitable[T]) -> T:
 
 
 @_core.make_with_portal
-async def with_portal_run(async_fn: Callable[..., Awaitable[T]], *args: Any, **kwds: Any) -> T:
+async def with_portal_run(
+    async_fn: Callable[..., Awaitable[T]], *args: Any, **kwds: Any
+) -> T:
     """Await ``async_fn(*args, **kwds)`` with a portal for the time it takes.
 
     If the current task has a portal already, that one is used. There is no

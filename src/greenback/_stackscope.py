@@ -22,7 +22,7 @@ def install_glue() -> None:
             return (coroutine.cr_frame, coroutine.cr_await)
         # The frames are on the stack of the step; between that and the one
         # which waits there may be greenlets that were started in the step.
-        stacks = []
+        stacks: list[Any] = []
         stack = _core.waiting_stack(coroutine)
         while stack is not None and stack.parent is not None:
             stacks.insert(0, stack)

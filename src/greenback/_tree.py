@@ -84,7 +84,9 @@ def _current_trio_task() -> trio.lowlevel.Task:
         task: trio.lowlevel.Task = trio_module.lowlevel.current_task()
         return task
     except RuntimeError:
-        raise RuntimeError("This function is only supported when running under Trio") from None
+        raise RuntimeError(
+            "This function is only supported when running under Trio"
+        ) from None
 
 
 @contextmanager
@@ -152,7 +154,9 @@ async def portals_for_tree() -> AsyncIterator[None]:
             await trio.lowlevel.cancel_shielded_checkpoint()
 
 
-async def with_portal_run_tree(async_fn: Callable[..., Awaitable[T]], *args: Any, **kwds: Any) -> T:
+async def with_portal_run_tree(
+    async_fn: Callable[..., Awaitable[T]], *args: Any, **kwds: Any
+) -> T:
     """Await ``async_fn(*args, **kwds)`` with portals for it and for the tasks that it starts.
 
     These are the tasks in nurseries that ``async_fn`` opens, and in theirs in

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from . import _core
+from ._core import async_generator as async_generator  # where greenback 1.x had it
 from ._impl import with_portal_run_sync
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 
-def autoawait(fn: Callable[..., Awaitable[T]]) -> Callable[..., T]:
+def autoawait(fn: Callable[P, Awaitable[T]]) -> Callable[P, T]:
     """Make a function that awaits by itself what ``fn`` returns.
 
     To be used as a decorator on an async function that must be called from
@@ -31,7 +33,9 @@ def autoawait(fn: Callable[..., Awaitable[T]]) -> Callable[..., T]:
     return _core.make_autoawait(fn)
 
 
-def decorate_as_sync(decorator: Callable[..., Any]) -> Callable[[Callable[..., Awaitable[Any]]], Any]:
+def decorate_as_sync(
+    decorator: Callable[..., Any],
+) -> Callable[[Callable[..., Awaitable[Any]]], Any]:
     """Apply a decorator for synchronous functions to an async one.
 
     ``decorator`` gets a synchronous function which awaits the async one by
