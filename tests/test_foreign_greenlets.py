@@ -446,6 +446,7 @@ def suspended_greenlet(runner):
     return Doomed(runner, task), box, outcome
 
 
+@pytest.mark.filterwarnings("ignore:.*was dropped while suspended:ResourceWarning")
 @pytest.mark.parametrize("how", ["switch", "throw", "throw-exit"])
 def test_switch_into_a_suspended_greenlet(runner, how):
     """Its await_ raises RuntimeError (or what was thrown); all goes on."""
@@ -475,6 +476,7 @@ def test_switch_into_a_suspended_greenlet(runner, how):
     assert runner.run(main) == "fine"
 
 
+@pytest.mark.filterwarnings("ignore:.*was dropped while suspended:ResourceWarning")
 def test_switch_into_the_tasks_own_greenlet(runner):
     """The same for sync code of the task itself, suspended in await_."""
     box = []
@@ -689,3 +691,30 @@ def test_loop_inside_a_hub(runner):
     hub.run()
     assert [entry for entry in log if entry != "plain"] == [0, 1, 2, "in greenlet"]
     assert log.count("plain") == 3
+
+
+def test_current_greenlet_stays_while_others_depend_on_it(runner):
+    """Greenlets that await and pause in turn find their parent current in each step."""
+
+    def counts():
+        parent = greenlet.getcurrent().parent
+        for number in range(4):
+            greenback.await_(value_of(runner, number))
+            assert greenlet.getcurrent().parent is parent
+            parent.switch(number)
+        return "end"
+
+    async def task():
+        await greenback.ensure_portal()
+        one = greenlet.greenlet(counts)
+        seen = []
+        for _ in range(5):
+            assert one.parent is greenlet.getcurrent()
+            seen.append(one.switch())
+            await runner.checkpoint()
+        return seen
+
+    async def main():
+        return await runner.run_concurrently(*[task] * 5)
+
+    assert runner.run(main) == [[0, 1, 2, 3, "end"]] * 5

@@ -426,12 +426,14 @@ assign_worker(PortalObject *p, PyThreadState *ts, PyObject *hub, char *sp,
     return 0;
 }
 
-/* What becomes of the worker after a step that has not been suspended. */
+/* What becomes of the worker after a step that has not been suspended.
+ * `target` is what the step switched to; the step holds a reference to it. */
 static void
-dismiss_worker(PortalObject *p, WorkerObject *w, PyThreadState *ts)
+dismiss_worker(PortalObject *p, WorkerObject *w, PyObject *target,
+               PyThreadState *ts)
 {
-    enum { KNOWN_REFERENCES = 2 }; /* the worker's and the step's */
-    if (GB_LIKELY(!worker_is_referenced(w, KNOWN_REFERENCES))) {
+    Py_ssize_t known = target == w->w_greenlet ? 2 : 1;
+    if (GB_LIKELY(!worker_is_referenced(w, known))) {
         p->p_engine_data = NULL;
         w->w_portal = NULL;
         pool_give(w);
@@ -479,7 +481,7 @@ greenlet_step(PortalObject *p)
         w->w_hub = NULL;
         p->p_waits = w->w_waiting != NULL;
         if (!p->p_waits) {
-            dismiss_worker(p, w, ts);
+            dismiss_worker(p, w, target, ts);
         }
         if (p->p_status == PYGEN_ERROR) {
             PyErr_SetRaisedException(p->p_result);
