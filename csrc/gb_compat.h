@@ -41,8 +41,9 @@
 #else
 #define GB_THREAD_LOCAL _Thread_local
 #endif
-/* On ELF: read at a fixed offset, without a call.  Only for little data. */
-#if defined(__ELF__)
+/* With glibc: read at a fixed offset, without a call.  Only for little data;
+ * musl refuses to load such a module later than at the start. */
+#if defined(__ELF__) && defined(__GLIBC__)
 #define GB_TLS_MODEL __attribute__((tls_model("initial-exec")))
 #else
 #define GB_TLS_MODEL

@@ -50,7 +50,11 @@ gb_cpython_hide_frames(PyThreadState *ts)
     struct _PyInterpreterFrame **current = &ts->cframe->current_frame;
 #endif
     struct _PyInterpreterFrame *frames = *current;
+#if PY_VERSION_HEX >= 0x030f0000
+    *current = ts->base_frame; /* where the chain of every thread ends */
+#else
     *current = NULL;
+#endif
     return frames;
 }
 

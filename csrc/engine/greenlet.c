@@ -301,26 +301,30 @@ static PyTypeObject worker_type = {
 
 /* ------------------------------------------------------- in the loop's stack */
 
-/* The first switch into a worker decides where its stack begins: leave room
- * below the caller's frame. */
+/* The first switch into a worker decides where its stack begins.  These leave
+ * room below the caller's frame; two functions, since a compiler makes one
+ * frame of all that a function may need. */
 static GB_NOINLINE PyObject *
-switch_leaving_room(WorkerObject *w, bool nested)
+start_worker_outermost(WorkerObject *w)
+{
+    volatile char room[ROOM_OUTERMOST];
+    PyObject *result;
+    room[0] = 0;
+    w->w_base = (char *)room;
+    result = gb_greenlet_switch(w->w_greenlet);
+    (void)room[0]; /* keeps it alive over the switch */
+    return result;
+}
+
+static GB_NOINLINE PyObject *
+start_worker_nested(WorkerObject *w)
 {
     volatile char room[ROOM_NESTED];
     PyObject *result;
     room[0] = 0;
-    if (!nested) {
-        volatile char more_room[ROOM_OUTERMOST - ROOM_NESTED];
-        more_room[0] = room[0];
-        w->w_base = (char *)more_room;
-        result = gb_greenlet_switch(w->w_greenlet);
-        room[0] = more_room[0];
-    }
-    else {
-        w->w_base = (char *)room;
-        result = gb_greenlet_switch(w->w_greenlet);
-    }
-    (void)room[0]; /* keeps both alive over the switch */
+    w->w_base = (char *)room;
+    result = gb_greenlet_switch(w->w_greenlet);
+    (void)room[0];
     return result;
 }
 
@@ -341,8 +345,13 @@ switch_to_step(WorkerObject *w, PyObject *target, bool fresh, bool nested,
     if (GB_LIKELY(hide)) {
         frames = gb_cpython_hide_frames(ts);
     }
-    switched_back = GB_UNLIKELY(fresh) ? switch_leaving_room(w, nested)
-                                       : gb_greenlet_switch(target);
+    if (GB_LIKELY(!fresh)) {
+        switched_back = gb_greenlet_switch(target);
+    }
+    else {
+        switched_back
+            = nested ? start_worker_nested(w) : start_worker_outermost(w);
+    }
     if (GB_LIKELY(hide)) {
         gb_cpython_show_frames(ts, frames);
     }
