@@ -61,11 +61,31 @@ asyncio_current_task(gb_state *st)
     return task;
 }
 
-/* Since 3.12; 3.11 has no way to ask. */
+static int
+asyncio_runs(gb_state *st)
+{
+    PyObject *loop = NULL;
+    PyObject *function = asyncio_attribute(st, st->str_get_running_loop);
+    if (function != NULL) {
+        loop = PyObject_CallNoArgs(function); /* None if there is none */
+        Py_DECREF(function);
+    }
+    if (loop == NULL) {
+        return PyErr_Occurred() ? -1 : 0;
+    }
+    Py_DECREF(loop);
+    return loop != Py_None;
+}
+
+/* Since 3.12 tasks tell; in 3.11 Python tasks have it in an attribute. */
 static PyObject *
 asyncio_context(gb_state *st, PyObject *task)
 {
     PyObject *context = PyObject_CallMethodNoArgs(task, st->str_get_context);
+    if (context == NULL) {
+        PyErr_Clear();
+        context = PyObject_GetAttrString(task, "_context");
+    }
     if (context == NULL) {
         PyErr_Clear();
     }
@@ -151,6 +171,7 @@ const gb_loop gb_asyncio_loop = {
     .name = "asyncio",
     .owns = asyncio_owns,
     .current_task = asyncio_current_task,
+    .runs = asyncio_runs,
     .context = asyncio_context,
     .coroutine = asyncio_coroutine,
     .replace_coroutine = asyncio_replace_coroutine,

@@ -102,18 +102,38 @@ gb_loop_current_task(gb_state *st, const gb_loop **loop)
     return trio_task != NULL ? trio_task : asyncio_task;
 }
 
-PyObject *
-gb_loop_identify_task(gb_state *st)
+int
+gb_loop_is_unknown(gb_state *st)
 {
-    PyObject *trio = gb_loop_imported_module(st, st->str_trio_lowlevel);
-    if (trio == NULL && !PyErr_Occurred()) {
-        PyObject *task = gb_asyncio_loop.current_task(st);
-        if (task != NULL || PyErr_Occurred()) {
-            return task;
+    for (size_t i = 0; i < Py_ARRAY_LENGTH(loops); i++) {
+        int runs = loops[i]->runs(st);
+        if (runs != 0) {
+            return runs < 0 ? -1 : 0;
         }
     }
-    Py_XDECREF(trio);
-    return PyErr_Occurred() ? NULL : gb_loop_current_task(st, NULL);
+    return 1;
+}
+
+gb_answer
+gb_loop_task_has_context(gb_state *st, const gb_loop *loop, PyObject *task,
+                         PyObject *context)
+{
+    gb_answer answer;
+    PyObject *other, *of_task = loop->context(st, task);
+    if (of_task != NULL) {
+        answer = of_task == context ? GB_ANSWER_YES : GB_ANSWER_NO;
+        Py_DECREF(of_task);
+        return answer;
+    }
+    other = gb_trio_loop.current_task(st);
+    if (other == NULL) {
+        return PyErr_Occurred() ? GB_ANSWER_FAILED : GB_ANSWER_UNKNOWN;
+    }
+    of_task = gb_trio_loop.context(st, other);
+    answer = of_task == context ? GB_ANSWER_NO : GB_ANSWER_UNKNOWN;
+    Py_XDECREF(of_task);
+    Py_DECREF(other);
+    return answer;
 }
 
 PyObject *

@@ -19,6 +19,10 @@ typedef struct gb_loop {
      * code. */
     PyObject *(*current_task)(gb_state *st);
 
+    /* Whether the loop runs on this thread, in a task or not.  1 or 0, or -1
+     * with an exception. */
+    int (*runs)(gb_state *st);
+
     /* The Context in which the task's steps run, a new reference; NULL
      * without an exception if it can't be had. */
     PyObject *(*context)(gb_state *st, PyObject *task);
@@ -47,14 +51,27 @@ extern const gb_loop gb_trio_loop;
  * without an exception pending.  May run Python code. */
 PyObject *gb_loop_current_task(gb_state *st, const gb_loop **loop);
 
-/* The same, faster where Trio has not been imported, and good only to tell
- * tasks apart: what other libraries announce is not heeded then. */
-PyObject *gb_loop_identify_task(gb_state *st);
-
 /* As gb_loop_current_task, but with an exception if there is none: what
  * sniffio raises where no library runs, RuntimeError for a library that we
  * don't support or when the library runs no task here. */
 PyObject *gb_loop_require_current_task(gb_state *st, const gb_loop **loop);
+
+/* Whether what runs here is none of the loops that we know: a coroutine
+ * runner of its own, or nothing.  1 or 0, or -1 with an exception. */
+int gb_loop_is_unknown(gb_state *st);
+
+typedef enum {
+    GB_ANSWER_FAILED = -1, /* with an exception */
+    GB_ANSWER_NO,
+    GB_ANSWER_YES,
+    GB_ANSWER_UNKNOWN,
+} gb_answer;
+
+/* Whether the steps of `task` are run in `context`.  Unknown where asyncio
+ * doesn't tell (C tasks in 3.11), and the context is no Trio task's.  May run
+ * Python code. */
+gb_answer gb_loop_task_has_context(gb_state *st, const gb_loop *loop,
+                                   PyObject *task, PyObject *context);
 
 /* The loop that `task` belongs to, NULL with TypeError if it is of none. */
 const gb_loop *gb_loop_of_task(gb_state *st, PyObject *task);

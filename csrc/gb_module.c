@@ -36,6 +36,7 @@ static const interned_name names[] = {
     NAME(str_done, "done"),
     NAME(str_get_coro, "get_coro"),
     NAME(str_get_context, "get_context"),
+    NAME(str_get_running_loop, "_get_running_loop"),
     NAME(str_current_task, "current_task"),
     NAME(str_asyncio, "asyncio"),
     NAME(str_asyncio_tasks, "asyncio.tasks"),

@@ -72,20 +72,6 @@ end_step(PortalObject *p, int rc, gb_portal_state before)
     gb_portal_detach(p);
 }
 
-/* A portal of with_portal_run serves whatever task runs its first step.
- * False with an exception. */
-static bool
-note_task(PortalObject *p)
-{
-    PyObject *task = gb_loop_identify_task(p->p_st);
-    if (task == NULL && PyErr_Occurred()) {
-        return false;
-    }
-    p->p_task = task;
-    Py_XDECREF(task);
-    return true;
-}
-
 /* Whether a step may begin; false with an exception. */
 static bool
 may_step(PortalObject *p)
@@ -98,8 +84,6 @@ may_step(PortalObject *p)
             PyErr_SetString(PyExc_RuntimeError,
                             "cannot reuse already awaited coroutine");
             return false;
-        case PORTAL_NEW:
-            return note_task(p);
         default:
             return true;
     }
@@ -231,30 +215,70 @@ gb_portal_finalize(PortalObject *p, PyObject *owner)
 
 /* ----------------------------------------------------------------- look-up */
 
+/* Whether the running portal `p` serves `task` of the loop `loop`.  A portal
+ * of with_portal_run does not know its task: asking costs more than the rest
+ * of its first step.  But the step began in the task's Context, and no other
+ * task can have entered that. */
+static gb_answer
+serves(PortalObject *p, gb_state *st, const gb_loop *loop, PyObject *task)
+{
+    gb_answer answer;
+    if (p->p_task != NULL) {
+        return p->p_task == task ? GB_ANSWER_YES : GB_ANSWER_NO;
+    }
+    answer = gb_loop_task_has_context(st, loop, task, p->p_context);
+    if (answer == GB_ANSWER_YES) {
+        p->p_task = task;
+    }
+    return answer;
+}
+
 PortalObject *
 gb_portal_of_running_task(gb_state *st, PortalObject *running)
 {
     /* Another Context than the step's: user code inside a Context.run of its
      * own, which is fine, or another task that was started inside the step
      * (eager tasks, loops run in loops) and has no portal. */
-    PyObject *task = gb_loop_current_task(st, NULL);
-    bool same = task == running->p_task;
-    if (task == NULL && PyErr_Occurred()) {
-        return NULL;
+    const gb_loop *loop;
+    bool ours = false;
+    PyObject *task = gb_loop_current_task(st, &loop);
+
+    if (task != NULL) {
+        gb_answer answer = serves(running, st, loop, task);
+        /* Not known in 3.11 alone, where there are no eager tasks yet. */
+        ours = answer == GB_ANSWER_YES || answer == GB_ANSWER_UNKNOWN;
+    }
+    else if (!PyErr_Occurred() && running->p_task == NULL) {
+        ours = gb_loop_is_unknown(st) > 0;
     }
     Py_XDECREF(task);
     /* Looking up has run Python code. */
-    return same && gb_portal_running == running ? running : NULL;
+    return ours && gb_portal_running == running ? running : NULL;
 }
 
-bool
-gb_portal_runs_task(PyObject *task)
+int
+gb_portal_runs_task(gb_state *st, PyObject *task)
 {
-    PortalObject *p = gb_portal_running;
-    while (p != NULL && p->p_task != task) {
-        p = p->p_outer;
+    PortalObject *p;
+    const gb_loop *loop;
+    if (gb_portal_running == NULL) {
+        return 0;
     }
-    return p != NULL;
+    loop = gb_loop_of_task(st, task);
+    if (loop == NULL) { /* no task of any kind */
+        if (!PyErr_ExceptionMatches(PyExc_TypeError)) {
+            return -1;
+        }
+        PyErr_Clear();
+        return 0;
+    }
+    for (p = gb_portal_running; p != NULL; p = p->p_outer) {
+        gb_answer answer = serves(p, st, loop, task);
+        if (answer == GB_ANSWER_YES || answer == GB_ANSWER_FAILED) {
+            return answer;
+        }
+    }
+    return 0;
 }
 
 /* -------------------------------------------------------------------- type */

@@ -52,7 +52,7 @@ struct PortalObject {
     PyObject *p_coroutine; /* borrowed: its owner owns the portal, too */
     PyObject *p_origin;    /* cr_origin of a retyped coroutine; owned */
     void *p_task;          /* the task it serves: an identity, never followed;
-                              NULL where the loop is unknown */
+                              NULL: not asked yet, or the loop is unknown */
     void *p_engine_data;   /* the engine's own; NULL if it keeps nothing */
     bool p_waits;          /* set by the engine: a stack waits in suspend() */
     PyObject *p_awaiting;  /* owned; see SUSPENDED */
@@ -119,8 +119,8 @@ gb_portal_here(gb_state *st, PyThreadState *ts)
 }
 
 /* Whether a step of a portal that serves `task` is under way on this thread,
- * innermost or not.  Cannot fail. */
-bool gb_portal_runs_task(PyObject *task);
+ * innermost or not.  1 or 0, or -1 with an exception.  May run Python code. */
+int gb_portal_runs_task(gb_state *st, PyObject *task);
 
 int gb_portal_add_types(PyObject *module, gb_state *st);
 

@@ -39,6 +39,7 @@ struct gb_engine;
     X(PyObject, str_done)                      \
     X(PyObject, str_get_coro)                  \
     X(PyObject, str_get_context)               \
+    X(PyObject, str_get_running_loop)          \
     X(PyObject, str_current_task)              \
     X(PyObject, str_asyncio)                   \
     X(PyObject, str_asyncio_tasks)             \

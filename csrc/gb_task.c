@@ -58,10 +58,15 @@ gb_task_bestow(gb_state *st, PyObject *task)
     const gb_loop *loop;
 
     p = gb_portal_here(st, PyThreadState_Get());
-    if (p != NULL && p->p_task == task && !p->p_remove) {
-        return 0; /* in with_portal_run(): lasts as long as that call */
+    if (p != NULL && !p->p_remove) {
+        PyObject *current = gb_loop_current_task(st, NULL);
+        bool is_current = current == task;
+        Py_XDECREF(current);
+        if (is_current) {
+            return 0; /* in with_portal_run(): lasts as long as that call */
+        }
     }
-    if (p == NULL && PyErr_Occurred()) {
+    if (PyErr_Occurred()) {
         return -1;
     }
     loop = gb_loop_of_task(st, task);
@@ -141,17 +146,15 @@ gb_task_has_portal(gb_state *st, PyObject *task)
 {
     PyObject *current, *coroutine;
     const gb_loop *loop;
-    bool is_current;
+    bool here, is_current;
+    int runs;
 
-    if (gb_portal_here(st, PyThreadState_Get()) != NULL
-        && (task == NULL || gb_portal_running->p_task == task)) {
-        return 1;
-    }
+    here = gb_portal_here(st, PyThreadState_Get()) != NULL;
     if (PyErr_Occurred()) {
         return -1;
     }
     if (task == NULL) {
-        return 0;
+        return here;
     }
     current = gb_loop_current_task(st, NULL);
     if (current == NULL && PyErr_Occurred()) {
@@ -160,10 +163,11 @@ gb_task_has_portal(gb_state *st, PyObject *task)
     is_current = current == task;
     Py_XDECREF(current);
     if (is_current) {
-        return 0; /* one that is there but not active yet doesn't count */
+        return here; /* one that is there but not active doesn't count */
     }
-    if (gb_portal_runs_task(task)) {
-        return 1;
+    runs = gb_portal_runs_task(st, task);
+    if (runs != 0) {
+        return runs;
     }
     loop = gb_loop_of_task(st, task);
     if (loop == NULL) { /* no task of any kind: no portal */

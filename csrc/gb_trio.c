@@ -45,6 +45,27 @@ trio_current_task(gb_state *st)
     return task;
 }
 
+static int
+trio_runs(gb_state *st)
+{
+    PyObject *answer = NULL;
+    PyObject *function = lowlevel_attribute(st, "in_trio_run");
+    if (function != NULL) {
+        answer = PyObject_CallNoArgs(function);
+        Py_DECREF(function);
+    }
+    if (answer == NULL) {
+        if (PyErr_Occurred()
+            && !PyErr_ExceptionMatches(PyExc_AttributeError)) {
+            return -1;
+        }
+        PyErr_Clear(); /* before Trio 0.23 it could not be asked */
+        return 0;
+    }
+    Py_DECREF(answer);
+    return answer == Py_True;
+}
+
 static PyObject *
 trio_context(gb_state *st, PyObject *task)
 {
@@ -123,6 +144,7 @@ const gb_loop gb_trio_loop = {
     .name = "trio",
     .owns = trio_owns,
     .current_task = trio_current_task,
+    .runs = trio_runs,
     .context = trio_context,
     .coroutine = trio_coroutine,
     .replace_coroutine = trio_replace_coroutine,

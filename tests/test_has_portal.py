@@ -1,6 +1,7 @@
 """has_portal() tells whether await_ would work, and never raises."""
 
 import asyncio
+import contextvars
 import functools
 import threading
 
@@ -217,3 +218,31 @@ def test_generator_and_async_generator(runner):
         assert await_(both()) == ([True], [True])
 
     runner.run(main)
+
+
+def test_asking_about_others_from_a_run(runner):
+    """with_portal_run finds out its task late; questions about others don't mislead it."""
+
+    async def main():
+        others = [runner.spawn(runner.sleep_forever) for _ in range(2)]
+        await runner.settle()
+        bestow_portal(others[1].task)
+
+        def answers():
+            me = runner.current_task()
+            asked = [has_portal(task) for task in (others[0].task, me, others[1].task)]
+            await_(runner.checkpoint())
+            return [*asked, has_portal(me), has_portal()]
+
+        def sync():
+            return answers(), contextvars.copy_context().run(answers)
+
+        result = await with_portal_run_sync(sync)
+        for other in others:
+            other.cancel()
+            with pytest.raises(runner.ChildCancelled):
+                await other.join()
+        return result
+
+    expected = [False, True, True, True, True]
+    assert runner.run(main) == (expected, expected)
