@@ -2,6 +2,7 @@
 
 import asyncio
 import collections.abc
+import contextvars
 import gc
 import inspect
 import pickle
@@ -11,6 +12,7 @@ import warnings
 
 import greenlet
 import pytest
+import sniffio
 
 import greenback
 from greenback import _core, await_, bestow_portal, with_portal_run_sync
@@ -341,3 +343,44 @@ def test_loop_in_a_greenlet():
     with pytest.raises(StopIteration) as stop:
         coro.send("c")
     assert stop.value.value == ["a", "b", "c"]
+
+
+def test_own_context_under_an_unknown_runner():
+    """Without a loop to ask, a Context of the user's own belongs to the step."""
+
+    def sync():
+        def inside():
+            assert greenback.has_portal()
+            return [await_(trap(number)) for number in range(2)]
+
+        return contextvars.copy_context().run(inside)
+
+    coro = with_portal_run_sync(sync)
+    assert coro.send(None) == 0
+    assert coro.send("a") == 1
+    with pytest.raises(StopIteration) as stop:
+        coro.send("b")
+    assert stop.value.value == ["a", "b"]
+
+
+def test_callback_of_a_loop_inside_a_step():
+    """What a loop calls outside of its tasks has no portal, whatever runs the loop."""
+    seen = []
+
+    def callback():
+        seen.append(greenback.has_portal())
+        with pytest.raises(sniffio.AsyncLibraryNotFoundError):
+            await_(trap())
+
+    def sync():
+        loop = asyncio.new_event_loop()
+        try:
+            loop.call_soon(callback)
+            loop.call_soon(loop.stop)
+            loop.run_forever()
+        finally:
+            loop.close()
+        return greenback.has_portal()
+
+    assert finish(with_portal_run_sync(sync))
+    assert seen == [False]
