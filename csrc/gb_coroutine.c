@@ -346,27 +346,6 @@ retyped_tp_traverse(PyObject *self, visitproc visit, void *arg)
     return PyCoro_Type.tp_traverse(self, visit, arg);
 }
 
-/* Keep `self` alive for ever: a stack that can't be unwound points at it. */
-static void
-leak_suspended(PyObject *self)
-{
-    PyObject *pending;
-    Py_INCREF(self);
-    if (Py_IsFinalizing()) {
-        return; /* nobody is there to be warned */
-    }
-    pending = PyErr_GetRaisedException();
-    if (PyErr_ResourceWarning(
-            self, 1,
-            "%R was dropped while suspended in await_() where it can't be "
-            "resumed; its finally blocks will not run",
-            self)
-        < 0) {
-        PyErr_WriteUnraisable(self);
-    }
-    PyErr_SetRaisedException(pending);
-}
-
 static void
 retyped_tp_finalize(PyObject *self)
 {
@@ -375,7 +354,7 @@ retyped_tp_finalize(PyObject *self)
         return; /* the step holds references: the collector erred */
     }
     if (!gb_portal_finalize(p, self)) {
-        leak_suspended(self);
+        gb_portal_leak(self);
         return;
     }
     if (Py_IS_TYPE(self, &retyped_type)) {
@@ -397,7 +376,7 @@ retyped_tp_dealloc(PyObject *self)
     if (Py_IS_TYPE(self, &retyped_type)) {
         /* The finalizer had its one run before this portal was put here. */
         if (portal_of(self)->p_state == PORTAL_SUSPENDED) {
-            leak_suspended(self);
+            gb_portal_leak(self);
             return;
         }
         gb_portal_detach(portal_of(self));

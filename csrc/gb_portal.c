@@ -213,6 +213,26 @@ gb_portal_finalize(PortalObject *p, PyObject *owner)
     return done;
 }
 
+void
+gb_portal_leak(PyObject *owner)
+{
+    PyObject *pending;
+    Py_INCREF(owner);
+    if (Py_IsFinalizing()) {
+        return; /* nobody is there to be warned */
+    }
+    pending = PyErr_GetRaisedException();
+    if (PyErr_ResourceWarning(
+            owner, 1,
+            "%R was dropped while suspended in await_() where it can't be "
+            "resumed; its finally blocks will not run",
+            owner)
+        < 0) {
+        PyErr_WriteUnraisable(owner);
+    }
+    PyErr_SetRaisedException(pending);
+}
+
 /* ----------------------------------------------------------------- look-up */
 
 /* Whether the running portal `p` serves `task` of the loop `loop`.  A portal

@@ -99,6 +99,10 @@ void gb_portal_abandon(PortalObject *p);
  * freed.  Keeps a pending exception.  Runs Python code. */
 bool gb_portal_finalize(PortalObject *p, PyObject *owner);
 
+/* Keep `owner` alive for ever, with a ResourceWarning: a stack that can't be
+ * unwound points at it.  Keeps a pending exception.  May run Python code. */
+void gb_portal_leak(PyObject *owner);
+
 /* The portal that await_ called here must use: a borrowed reference to the
  * running one if it serves the current task; NULL without an exception if
  * not, with one if the look-up failed.  Must be called without an exception

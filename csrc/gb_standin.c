@@ -331,25 +331,11 @@ static void
 stand_in_tp_finalize(PyObject *self)
 {
     StandInObject *s = (StandInObject *)self;
-    PyObject *pending;
     if (s->s_portal == NULL || s->s_portal->p_state == PORTAL_RUNNING) {
         return;
     }
-    if (gb_portal_finalize(s->s_portal, self)) {
-        return;
-    }
-    Py_INCREF(self); /* for ever: a stack that waits points at us */
-    if (!Py_IsFinalizing()) {
-        pending = PyErr_GetRaisedException();
-        if (PyErr_ResourceWarning(
-                self, 1,
-                "%R was dropped while suspended in await_() where it can't "
-                "be resumed; its finally blocks will not run",
-                self)
-            < 0) {
-            PyErr_WriteUnraisable(self);
-        }
-        PyErr_SetRaisedException(pending);
+    if (!gb_portal_finalize(s->s_portal, self)) {
+        gb_portal_leak(self);
     }
 }
 
