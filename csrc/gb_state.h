@@ -61,7 +61,7 @@ typedef struct {
 #define X(type, name) type *name;
     GB_STATE_OBJECTS(X)
 #undef X
-    /* Which engine runs the steps, and in words why it is that one. */
+    /* Which engine runs the steps. */
     const struct gb_engine *engine;
     /* Whether coroutines may be retyped; if not, all get a stand-in. */
     bool may_retype;
