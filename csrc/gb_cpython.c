@@ -5,6 +5,9 @@
 #include "internal/pycore_context.h"
 #include "internal/pycore_frame.h"
 #include "internal/pycore_interp.h"
+#if PY_VERSION_HEX >= 0x030d0000
+#include "internal/pycore_runtime.h"
+#endif
 #if PY_VERSION_HEX >= 0x030e0000
 #include "internal/pycore_interp_structs.h"
 #include "internal/pycore_interpframe_structs.h"
@@ -90,6 +93,385 @@ done:
     Py_XDECREF(globals);
     return result;
 }
+
+/* ---------------------------------------------------------------- C stacks */
+
+#if GB_CPYTHON_STACKS_KNOWN
+
+/* Whether `frame` is not one of Python code but the mark, in a frame of the
+ * interpreter's loop on the C stack, where that was entered from C. */
+static inline bool
+is_entry_frame(_PyInterpreterFrame *frame)
+{
+#if PY_VERSION_HEX >= 0x030e0000
+    return frame->owner >= FRAME_OWNED_BY_INTERPRETER;
+#elif PY_VERSION_HEX >= 0x030c0000
+    return frame->owner == FRAME_OWNED_BY_CSTACK;
+#else
+    (void)frame;
+    return false; /* 3.11 has none */
+#endif
+}
+
+static gb_frame_link *
+link_at(gb_frame_links *links, int i)
+{
+    return links->more != NULL ? &links->more[i] : &links->few[i];
+}
+
+/* 0, or -1 with an exception. */
+static int
+add_link(gb_frame_links *links, _PyInterpreterFrame *frame,
+         _PyInterpreterFrame *caller)
+{
+    const int few = (int)Py_ARRAY_LENGTH(links->few);
+    if (links->count >= (links->more != NULL ? links->capacity : few)) {
+        int capacity = 4 * links->count;
+        gb_frame_link *more = PyMem_Realloc(
+            links->more, (size_t)capacity * sizeof(gb_frame_link));
+        if (more == NULL) {
+            PyErr_NoMemory();
+            return -1;
+        }
+        if (links->more == NULL) {
+            memcpy(more, links->few, sizeof(links->few));
+        }
+        links->more = more;
+        links->capacity = capacity;
+    }
+    *link_at(links, links->count++) = (gb_frame_link){frame, caller};
+    return 0;
+}
+
+/* Let each frame have its caller again. */
+static void
+restore_links(gb_frame_links *links)
+{
+    while (links->count > 0) {
+        gb_frame_link *link = link_at(links, --links->count);
+        link->frame->previous = link->caller;
+    }
+}
+
+/* Cut the frames from s->step.frame on from those of the loop, and take the
+ * entry frames out of their chain: both are on C stacks.  0, or -1 with an
+ * exception, and nothing has changed. */
+static int
+cut_frames(gb_cpython_stack *s)
+{
+    _PyInterpreterFrame *frame = NULL, *caller = s->step.frame;
+    _PyInterpreterFrame *loop = s->loop.frame, *bottom = NULL;
+
+    assert(s->cuts.count == 0);
+    s->top = NULL;
+    while (caller != loop) {
+        _PyInterpreterFrame *direct = caller;
+        while (caller != loop && caller != NULL && is_entry_frame(caller)) {
+            bottom = caller;
+            caller = caller->previous;
+        }
+        if (caller == NULL) {
+            PyErr_SetString(PyExc_RuntimeError,
+                            "await_() can't wait here: the Python frames of "
+                            "this step don't lead to the event loop's");
+            restore_links(&s->cuts);
+            return -1;
+        }
+        if (frame != NULL && caller != direct) {
+            if (add_link(&s->cuts, frame, direct) < 0) {
+                restore_links(&s->cuts);
+                return -1;
+            }
+            frame->previous = caller;
+        }
+        if (caller != loop) {
+            frame = bottom = caller;
+            caller = frame->previous;
+            if (s->top == NULL) {
+                s->top = frame;
+            }
+        }
+    }
+    if (frame != NULL) {
+        frame->previous = NULL;
+    }
+    s->bottom = bottom;
+    return 0;
+}
+
+/* The Contexts that were entered on the running stack, on top of `context`:
+ * take them from the thread. */
+static void
+cut_contexts(PyThreadState *ts, gb_cpython_stack *s, PyObject *context)
+{
+    PyContext *innermost = (PyContext *)ts->context, *outermost = innermost;
+    s->context = NULL;
+    /* A Context that nobody has entered is the thread's own. */
+    if ((PyObject *)innermost == context || innermost == NULL
+        || !innermost->ctx_entered) {
+        return;
+    }
+    while (outermost->ctx_prev != NULL
+           && (PyObject *)outermost->ctx_prev != context
+           && outermost->ctx_prev->ctx_entered) {
+        outermost = outermost->ctx_prev;
+    }
+    s->context = (PyObject *)innermost;
+    s->context_bottom = (PyObject *)outermost;
+    /* Each owns the one below it. */
+    ts->context = (PyObject *)outermost->ctx_prev;
+    ts->context_ver++;
+    outermost->ctx_prev = NULL;
+}
+
+static void
+join_contexts(PyThreadState *ts, gb_cpython_stack *s)
+{
+    if (s->context != NULL) {
+        ((PyContext *)s->context_bottom)->ctx_prev = (PyContext *)ts->context;
+        ts->context = s->context;
+        ts->context_ver++;
+        s->context = NULL;
+    }
+}
+
+int
+gb_cpython_leave_stack(PyThreadState *ts, gb_cpython_stack *s,
+                       PyObject *context)
+{
+    gb_cpython_save_fields(ts, &s->step);
+    if (cut_frames(s) < 0) {
+        return -1;
+    }
+    cut_contexts(ts, s, context);
+    s->base.previous_item = NULL; /* nothing of the loop's is touched */
+#if GB_CPYTHON_HAS_CFRAME
+#if PY_VERSION_HEX < 0x030c0000
+    s->cframe.use_tracing = ts->cframe->use_tracing;
+#endif
+    ts->cframe = &s->cframe; /* ours will be gone when it is looked at next */
+#endif
+    return 0;
+}
+
+/* While a part of the loop's stack is moved aside, let the loop's frames have
+ * no links into it. */
+static int
+bridge_frames(gb_cpython_stack *s, char *low, char *high,
+              _PyInterpreterFrame **innermost)
+{
+    _PyInterpreterFrame *frame = NULL, *caller = *innermost;
+
+    while (caller != NULL) {
+        _PyInterpreterFrame *direct = caller;
+        while (caller != NULL && (char *)caller >= low
+               && (char *)caller < high) {
+            assert(is_entry_frame(caller));
+            caller = caller->previous;
+        }
+        if (caller != direct) {
+            if (frame == NULL) {
+                *innermost = caller;
+            }
+            else if (add_link(&s->bridges, frame, direct) < 0) {
+                restore_links(&s->bridges);
+                return -1;
+            }
+            else {
+                frame->previous = caller;
+            }
+        }
+        frame = caller;
+        caller = frame == NULL ? NULL : frame->previous;
+    }
+    return 0;
+}
+
+int
+gb_cpython_prepare_stack(PyThreadState *ts, gb_cpython_stack *s,
+                         char *hidden_low, char *hidden_high)
+{
+    gb_stack_fields now;
+    _PyInterpreterFrame *loop;
+
+    gb_cpython_save_fields(ts, &now);
+    loop = now.frame;
+    if (hidden_low < hidden_high
+        && bridge_frames(s, hidden_low, hidden_high, &loop) < 0) {
+        return -1;
+    }
+    gb_cpython_rebase_fields(&s->step, &s->loop, &now);
+    if (s->step.frame == s->loop.frame) { /* no frames of its own */
+        s->step.frame = loop;
+    }
+    s->loop = now;
+    s->base.previous_item = now.exc_info;
+#if GB_CPYTHON_HAS_CFRAME
+    s->cframe = *now.cframe;
+    s->cframe.current_frame = loop;
+    ts->cframe = &s->cframe;
+#else
+    ts->current_frame = loop; /* where gb_cpython_reenter_stack finds it */
+#endif
+    return 0;
+}
+
+void
+gb_cpython_unbridge_frames(gb_cpython_stack *s)
+{
+    restore_links(&s->bridges);
+}
+
+void
+gb_cpython_reenter_stack(PyThreadState *ts, gb_cpython_stack *s)
+{
+#if GB_CPYTHON_HAS_CFRAME
+    _PyInterpreterFrame *loop = s->cframe.current_frame;
+#else
+    _PyInterpreterFrame *loop = ts->current_frame;
+#endif
+    restore_links(&s->cuts);
+    if (s->bottom != NULL) {
+        s->bottom->previous = loop;
+        s->bottom = NULL;
+    }
+    gb_cpython_restore_fields(ts, &s->step);
+    join_contexts(ts, s);
+}
+
+PyObject *
+gb_cpython_suspended_frame(PyThreadState *ts, gb_cpython_stack *s)
+{
+    _PyInterpreterFrame *frames;
+    PyObject *object;
+
+    if (s->top == NULL) {
+        Py_RETURN_NONE;
+    }
+    frames = gb_cpython_hide_frames(ts);
+    gb_cpython_show_frames(ts, s->top);
+    object = (PyObject *)PyThreadState_GetFrame(ts);
+    gb_cpython_show_frames(ts, frames);
+    if (object == NULL && !PyErr_Occurred()) {
+        Py_RETURN_NONE;
+    }
+    return object;
+}
+
+void
+gb_cpython_clear_stack(gb_cpython_stack *s)
+{
+    PyMem_Free(s->cuts.more);
+    PyMem_Free(s->bridges.more);
+    s->cuts.more = s->bridges.more = NULL;
+    s->cuts.count = s->bridges.count = 0;
+}
+
+#if PY_VERSION_HEX >= 0x030d0000
+/* The interpreter tells profilers where its fields are. */
+static bool
+offsets_are_ours(void)
+{
+    const _Py_DebugOffsets *offsets = &_PyRuntime.debug_offsets;
+#if PY_VERSION_HEX >= 0x030f0000
+    if (offsets->thread_state.base_frame
+        != offsetof(PyThreadState, base_frame)) {
+        return false;
+    }
+#endif
+#if PY_VERSION_HEX >= 0x030e0000
+    if (offsets->interpreter_frame.stackpointer
+        != offsetof(_PyInterpreterFrame, stackpointer)) {
+        return false;
+    }
+#endif
+    return offsets->free_threaded == 0
+           /* 3.14 has grown at the end, behind what we use. */
+           && offsets->thread_state.size
+                  > offsetof(PyThreadState, dict_global_version)
+           && offsets->thread_state.current_frame
+                  == offsetof(PyThreadState, current_frame)
+           && offsets->thread_state.datastack_chunk
+                  == offsetof(PyThreadState, datastack_chunk)
+           && offsets->interpreter_frame.size == sizeof(_PyInterpreterFrame)
+           && offsets->interpreter_frame.previous
+                  == offsetof(_PyInterpreterFrame, previous)
+           && offsets->interpreter_frame.owner
+                  == offsetof(_PyInterpreterFrame, owner)
+           && offsets->interpreter_frame.localsplus
+                  == offsetof(_PyInterpreterFrame, localsplus);
+}
+#else
+static bool
+offsets_are_ours(void)
+{
+    return true; /* nothing tells; 3.11 and 3.12 don't change any more */
+}
+#endif
+
+/* What must hold in any thread that runs Python code. */
+static bool
+fields_make_sense(PyThreadState *ts)
+{
+    gb_stack_fields f;
+    PyFrameObject *frame = PyThreadState_GetFrame(ts);
+    PyObject *context = PyContext_CopyCurrent(); /* makes sure there is one */
+    bool result;
+
+    if (context == NULL) {
+        PyErr_Clear();
+        Py_XDECREF(frame);
+        return false;
+    }
+    gb_cpython_save_fields(ts, &f);
+    result = ts->interp == PyInterpreterState_Get()
+             && ts->id == PyThreadState_GetID(ts) && f.python_depth >= 0
+             && f.python_depth < Py_GetRecursionLimit() && f.tracing >= 0
+             && f.tracing < 100 && f.recursion_headroom >= 0
+             && f.recursion_headroom < 100 && f.exc_info != NULL
+             && (frame == NULL) == (f.frame == NULL || is_entry_frame(f.frame))
+             && ts->context != NULL
+             && Py_IS_TYPE(ts->context, &PyContext_Type);
+    if (result && frame != NULL) {
+        result = f.frame->frame_obj == frame
+                 && (char *)f.datastack_top > (char *)f.datastack_chunk
+                 && (char *)f.datastack_limit
+                        == (char *)f.datastack_chunk + f.datastack_chunk->size
+                 && f.datastack_top < f.datastack_limit;
+    }
+    Py_DECREF(context);
+    Py_XDECREF(frame);
+    return result;
+}
+
+const char *
+gb_cpython_why_not_cut_stacks(void)
+{
+    if ((Py_Version >> 16) != (PY_VERSION_HEX >> 16)) {
+        return "is another version than greenback was compiled for";
+    }
+    if (!offsets_are_ours() || !fields_make_sense(PyThreadState_Get())) {
+        return "lays out its thread state in a way that greenback doesn't "
+               "know";
+    }
+    return NULL;
+}
+
+#else /* !GB_CPYTHON_STACKS_KNOWN */
+
+const char *
+gb_cpython_why_not_cut_stacks(void)
+{
+#ifdef Py_GIL_DISABLED
+    return "is free-threaded";
+#else
+    return "is newer than this greenback, which doesn't know its insides";
+#endif
+}
+
+#endif
+
+/* ------------------------------------------------------------- interpreter */
 
 bool
 gb_cpython_gc_running(PyThreadState *ts)

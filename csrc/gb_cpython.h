@@ -119,6 +119,271 @@ gb_cpython_set_outermost_handled_exception(PyThreadState *ts, PyObject *exc)
     Py_XDECREF(old);
 }
 
+/* -------------------------------------------- what each C stack has of its own
+ *
+ * For engines that cut C stacks apart: the thread state describes the stack
+ * that runs, and must be changed whenever another one goes on. */
+
+/* Whether we know all that a stack has of its own in this CPython. */
+#if PY_VERSION_HEX < 0x03100000 && !defined(Py_GIL_DISABLED)
+#define GB_CPYTHON_STACKS_KNOWN 1
+#else
+#define GB_CPYTHON_STACKS_KNOWN 0
+#endif
+
+#if GB_CPYTHON_STACKS_KNOWN
+
+#if PY_VERSION_HEX < 0x030d0000
+#define GB_CPYTHON_HAS_CFRAME 1 /* the running frame hangs in a C struct */
+#define GB_CPYTHON_HAS_TRASH_NESTING 1
+#else
+#define GB_CPYTHON_HAS_CFRAME 0
+#define GB_CPYTHON_HAS_TRASH_NESTING 0
+#endif
+#if PY_VERSION_HEX >= 0x030c0000 && PY_VERSION_HEX < 0x030e0000
+#define GB_CPYTHON_HAS_C_RECURSION 1 /* later: the stack pointer tells */
+#else
+#define GB_CPYTHON_HAS_C_RECURSION 0
+#endif
+
+/* The least size of a chunk in which the interpreter makes frames, in bytes.
+ * Up to 3.14 every call that does not fit in the chunk allocates one anew (6
+ * us); newer ones keep a spare. */
+#if PY_VERSION_HEX >= 0x030f0000
+#define GB_CPYTHON_FRAME_CHUNK_SIZE 2048
+#else
+#define GB_CPYTHON_FRAME_CHUNK_SIZE 16384
+#endif
+
+/* The fields of the thread state which belong to the C stack that runs. */
+typedef struct {
+    struct _PyInterpreterFrame *frame; /* innermost */
+    _PyErr_StackItem *exc_info;
+    _PyStackChunk *datastack_chunk;
+    PyObject **datastack_top;
+    PyObject **datastack_limit;
+    int python_depth;
+    int recursion_headroom;
+    int tracing;
+#if GB_CPYTHON_HAS_C_RECURSION
+    int c_recursion_remaining;
+#endif
+#if PY_VERSION_HEX >= 0x030c0000
+    int what_event;
+#endif
+#if GB_CPYTHON_HAS_TRASH_NESTING
+    int trash_nesting;
+#endif
+#if GB_CPYTHON_HAS_CFRAME
+    _PyCFrame *cframe;
+#endif
+#if PY_VERSION_HEX >= 0x030e0000
+    PyObject *current_executor;
+#endif
+} gb_stack_fields;
+
+/* A link from a frame to the frame that called it, which is cut while the
+ * frame's stack is away. */
+typedef struct {
+    struct _PyInterpreterFrame *frame;
+    struct _PyInterpreterFrame *caller;
+} gb_frame_link;
+
+typedef struct {
+    int count;
+    int capacity;         /* of `more`, when that is used */
+    gb_frame_link few[3]; /* enough for most stacks */
+    gb_frame_link *more;  /* NULL, or owned: all of them */
+} gb_frame_links;
+
+/* A step's C stack, as far as the interpreter is concerned.  It begins where
+ * the loop's ends: its Python frames, exceptions being handled and counters
+ * go on from those of the loop. */
+typedef struct {
+    gb_stack_fields loop;   /* of the stack below, when the step began */
+    gb_stack_fields step;   /* of this stack, while it is suspended */
+    _PyErr_StackItem base;  /* what this stack's chain of handled exceptions
+                               ends in */
+    _PyStackChunk *chunk;   /* borrowed: where its outermost frames are */
+    gb_frame_links cuts;    /* while suspended */
+    gb_frame_links bridges; /* during a step: see gb_cpython_bridge_frames */
+    /* while suspended: */
+    struct _PyInterpreterFrame *top;    /* innermost frame of Python code, or
+                               NULL */
+    struct _PyInterpreterFrame *bottom; /* outermost frame, which may be on the
+                               C stack; or NULL */
+    PyObject *context;        /* owned: the innermost Context that was
+                     entered on this stack, or NULL */
+    PyObject *context_bottom; /* borrowed: the outermost of those */
+#if GB_CPYTHON_HAS_CFRAME
+    _PyCFrame cframe; /* what this stack's chain of them ends in */
+#endif
+} gb_cpython_stack;
+
+static inline void
+gb_cpython_save_fields(PyThreadState *ts, gb_stack_fields *f)
+{
+    f->exc_info = ts->exc_info;
+    f->datastack_chunk = ts->datastack_chunk;
+    f->datastack_top = ts->datastack_top;
+    f->datastack_limit = ts->datastack_limit;
+    f->recursion_headroom = ts->recursion_headroom;
+    f->tracing = ts->tracing;
+#if PY_VERSION_HEX >= 0x030c0000
+    f->python_depth = ts->py_recursion_limit - ts->py_recursion_remaining;
+    f->what_event = ts->what_event;
+#else
+    f->python_depth = ts->recursion_limit - ts->recursion_remaining;
+#endif
+#if GB_CPYTHON_HAS_C_RECURSION
+    f->c_recursion_remaining = ts->c_recursion_remaining;
+#endif
+#if PY_VERSION_HEX < 0x030c0000
+    f->trash_nesting = ts->trash_delete_nesting;
+#elif GB_CPYTHON_HAS_TRASH_NESTING
+    f->trash_nesting = ts->trash.delete_nesting;
+#endif
+#if GB_CPYTHON_HAS_CFRAME
+    f->cframe = ts->cframe;
+    f->frame = ts->cframe->current_frame;
+#else
+    f->frame = ts->current_frame;
+#endif
+#if PY_VERSION_HEX >= 0x030e0000
+    f->current_executor = ts->current_executor;
+#endif
+}
+
+static inline void
+gb_cpython_restore_fields(PyThreadState *ts, const gb_stack_fields *f)
+{
+    ts->exc_info = f->exc_info;
+    ts->datastack_chunk = f->datastack_chunk;
+    ts->datastack_top = f->datastack_top;
+    ts->datastack_limit = f->datastack_limit;
+    ts->recursion_headroom = f->recursion_headroom;
+    ts->tracing = f->tracing;
+#if PY_VERSION_HEX >= 0x030c0000
+    ts->py_recursion_remaining = ts->py_recursion_limit - f->python_depth;
+    ts->what_event = f->what_event;
+#else
+    ts->recursion_remaining = ts->recursion_limit - f->python_depth;
+#endif
+#if GB_CPYTHON_HAS_C_RECURSION
+    ts->c_recursion_remaining = f->c_recursion_remaining;
+#endif
+#if PY_VERSION_HEX < 0x030c0000
+    ts->trash_delete_nesting = f->trash_nesting;
+#elif GB_CPYTHON_HAS_TRASH_NESTING
+    ts->trash.delete_nesting = f->trash_nesting;
+#endif
+#if GB_CPYTHON_HAS_CFRAME
+#if PY_VERSION_HEX < 0x030c0000
+    /* Whether to trace is the thread's matter, not the stack's. */
+    f->cframe->use_tracing = ts->cframe->use_tracing;
+#endif
+    ts->cframe = f->cframe;
+#else
+    ts->current_frame = f->frame;
+#endif
+#if PY_VERSION_HEX >= 0x030e0000
+    ts->current_executor = f->current_executor;
+#endif
+}
+
+/* What is counted from the outermost frame of the thread on: `f`, of a stack
+ * that began on top of `before`, now goes on on top of `now`. */
+static inline void
+gb_cpython_rebase_fields(gb_stack_fields *f, const gb_stack_fields *before,
+                         const gb_stack_fields *now)
+{
+    f->python_depth += now->python_depth - before->python_depth;
+    f->recursion_headroom
+        += now->recursion_headroom - before->recursion_headroom;
+    f->tracing += now->tracing - before->tracing;
+#if GB_CPYTHON_HAS_C_RECURSION
+    f->c_recursion_remaining
+        += now->c_recursion_remaining - before->c_recursion_remaining;
+#endif
+#if GB_CPYTHON_HAS_TRASH_NESTING
+    f->trash_nesting += now->trash_nesting - before->trash_nesting;
+#endif
+}
+
+/* Let a new stack, on top of the running one, make its frames in `chunk`
+ * (s->chunk). */
+static inline void
+gb_cpython_begin_stack(PyThreadState *ts, gb_cpython_stack *s)
+{
+    gb_cpython_save_fields(ts, &s->loop);
+    s->base.exc_value = NULL;
+    s->base.previous_item = ts->exc_info;
+    ts->exc_info = &s->base;
+    ts->datastack_chunk = s->chunk;
+    /* From the second place on, as in the first chunk of a thread: it is
+     * never taken to be empty, and so never freed by the interpreter. */
+    ts->datastack_top = &s->chunk->data[1];
+    ts->datastack_limit = (PyObject **)((char *)s->chunk + s->chunk->size);
+#if GB_CPYTHON_HAS_CFRAME
+    s->cframe = *ts->cframe;
+    ts->cframe = &s->cframe;
+#endif
+}
+
+/* Back on the stack below: give the thread state back to it. */
+static inline void
+gb_cpython_end_stack(PyThreadState *ts, gb_cpython_stack *s)
+{
+    gb_cpython_restore_fields(ts, &s->loop);
+}
+
+/* Whether the stack that runs is `s`; if not, it is a greenlet's that was
+ * started on it.  Cannot fail. */
+static inline bool
+gb_cpython_on_stack(PyThreadState *ts, gb_cpython_stack *s)
+{
+    _PyStackChunk *chunk = ts->datastack_chunk;
+    while (chunk != NULL && chunk != s->chunk) {
+        chunk = chunk->previous;
+    }
+    return chunk != NULL;
+}
+
+/* Before the running stack `s` is put away: cut what links it to the stack
+ * below, so that frames may be walked at any time.  `context` (borrowed, may
+ * be NULL) is the Context that the step began in.  0, or -1 with an
+ * exception, and nothing has changed. */
+int gb_cpython_leave_stack(PyThreadState *ts, gb_cpython_stack *s,
+                           PyObject *context);
+
+/* Before `s` is put back on top of the running stack; `hidden_low` to
+ * `hidden_high` is the part of the running stack that will be moved aside
+ * meanwhile, if it isn't empty.  0, or -1 with an exception, and nothing has
+ * changed. */
+int gb_cpython_prepare_stack(PyThreadState *ts, gb_cpython_stack *s,
+                             char *hidden_low, char *hidden_high);
+
+/* `s` is in place again: undo gb_cpython_leave_stack. */
+void gb_cpython_reenter_stack(PyThreadState *ts, gb_cpython_stack *s);
+
+/* After gb_cpython_end_stack of a step that was prepared with a part that
+ * was moved aside. */
+void gb_cpython_unbridge_frames(gb_cpython_stack *s);
+
+/* The innermost Python frame of `s`, which is suspended, as an object; a new
+ * reference, None if there is none; NULL with an exception. */
+PyObject *gb_cpython_suspended_frame(PyThreadState *ts, gb_cpython_stack *s);
+
+/* Free what `s` holds.  Cannot fail. */
+void gb_cpython_clear_stack(gb_cpython_stack *s);
+
+#endif /* GB_CPYTHON_STACKS_KNOWN */
+
+/* Why C stacks can't be cut apart in this interpreter: words for a sentence
+ * ("this CPython ..."), static; NULL if they can.  Proves our knowledge of the
+ * layout on the running thread as far as that goes. */
+const char *gb_cpython_why_not_cut_stacks(void);
+
 /* --------------------------------------------------------- coroutine layout */
 
 /* Offset in a coroutine object of the field which holds its origin. */

@@ -24,6 +24,10 @@ typedef enum {
 typedef struct gb_engine {
     const char *name;
 
+    /* Why this engine can't be used here, in words; NULL if it can.  A static
+     * string.  May run Python code. */
+    const char *(*why_not)(void);
+
     /* Prepare the module `st` for this engine.  0, or -1 with an exception
      * (ImportError: can't be used here). */
     int (*init)(gb_state *st);
@@ -55,13 +59,17 @@ typedef struct gb_engine {
      * pending exception.  May run Python code and switch stacks. */
     void (*release)(PortalObject *p);
 
-    /* For introspection: the object which stands for the stack that waits in
-     * suspend() for `p`, a new reference; None if none waits or the engine
-     * has no such objects.  NULL with an exception. */
+    /* For introspection: what stands for the stack that waits in suspend()
+     * for `p`: its greenlet or its innermost frame, a new reference; None if
+     * none waits.  NULL with an exception. */
     PyObject *(*waiting_stack)(PortalObject *p);
+
+    /* For tests: how often what has happened in this process, a new dict.
+     * NULL with an exception. */
+    PyObject *(*counters)(void);
 } gb_engine;
 
-extern const gb_engine gb_greenlet_engine;
+extern const gb_engine gb_direct_engine, gb_greenlet_engine;
 
 /* Given by the portal: what a step does on the engine's stack.  Returns as
  * PyIter_Send does.  Runs Python code; may switch stacks. */

@@ -128,12 +128,24 @@ module_innermost_awaited(PyObject *module, PyObject *coroutine)
     return Py_NewRef(p->p_awaiting);
 }
 
+static PyObject *
+module_engine_counters(PyObject *module, PyObject *Py_UNUSED(ignored))
+{
+    return gb_state_of_module(module)->engine->counters();
+}
+
 PyDoc_STRVAR(waiting_stack_doc,
 "waiting_stack($module, coroutine, /)\n"
 "--\n"
 "\n"
-"The greenlet that waits in await_() for a coroutine's next step; None if none\n"
-"does.");
+"What waits in await_() for a coroutine's next step: a greenlet, or the\n"
+"innermost frame; None if nothing waits.");
+
+PyDoc_STRVAR(engine_counters_doc,
+"engine_counters($module, /)\n"
+"--\n"
+"\n"
+"For tests: how often the engine did what, as a dict of ints.");
 
 PyDoc_STRVAR(innermost_awaited_doc,
 "innermost_awaited($module, coroutine, /)\n"
@@ -144,6 +156,8 @@ PyDoc_STRVAR(innermost_awaited_doc,
 
 static PyMethodDef module_methods[] = {
     {"waiting_stack", module_waiting_stack, METH_O, waiting_stack_doc},
+    {"engine_counters", module_engine_counters, METH_NOARGS,
+     engine_counters_doc},
     {"innermost_awaited", module_innermost_awaited, METH_O,
      innermost_awaited_doc},
     {NULL, NULL, 0, NULL},
@@ -154,17 +168,32 @@ static PyMethodDef module_methods[] = {
 static int
 choose_engine(gb_state *st)
 {
-    const char *wanted = getenv("GREENBACK_ENGINE");
-    if (wanted != NULL && *wanted != '\0'
-        && strcmp(wanted, gb_greenlet_engine.name) != 0) {
-        PyErr_Format(PyExc_ImportError,
-                     "GREENBACK_ENGINE=%.100s: there is no such engine; use "
-                     "'%s'",
-                     wanted, gb_greenlet_engine.name);
-        return -1;
+    static const gb_engine *const engines[]
+        = {&gb_greenlet_engine, &gb_direct_engine};
+    const char *wanted = getenv("GREENBACK_ENGINE"), *why_not;
+
+    if (wanted == NULL || *wanted == '\0') {
+        st->engine = engines[0];
+        return st->engine->init(st);
     }
-    st->engine = &gb_greenlet_engine;
-    return st->engine->init(st);
+    for (size_t i = 0; i < Py_ARRAY_LENGTH(engines); i++) {
+        if (strcmp(wanted, engines[i]->name) == 0) {
+            why_not = engines[i]->why_not();
+            if (why_not != NULL) {
+                PyErr_Format(PyExc_ImportError,
+                             "GREENBACK_ENGINE=%s can't be used: %s", wanted,
+                             why_not);
+                return -1;
+            }
+            st->engine = engines[i];
+            return st->engine->init(st);
+        }
+    }
+    PyErr_Format(PyExc_ImportError,
+                 "GREENBACK_ENGINE=%.100s: there is no such engine; use "
+                 "'greenlet' or 'direct'",
+                 wanted);
+    return -1;
 }
 
 static int

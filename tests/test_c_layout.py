@@ -25,8 +25,9 @@ LAYERS = [
     ["gb_engine", "gb_loop", "gb_drive"],  # the seams
     ["gb_portal"],
     ["gb_asyncio", "gb_trio"],
-    ["engine/greenlet_api"],
-    ["engine/greenlet"],
+    ["engine/greenlet_api", "engine/stack"],
+    ["engine/anchor", "engine/chunks", "engine/stack_x86_64"],
+    ["engine/greenlet", "engine/direct"],
     ["gb_standin"],
     ["gb_coroutine"],
     ["gb_task"],

@@ -614,6 +614,18 @@ greenlet_waiting_stack(PortalObject *p)
                                                        : w->w_waiting);
 }
 
+static const char *
+greenlet_why_not(void)
+{
+    return NULL; /* init() tells whether greenlet is there */
+}
+
+static PyObject *
+greenlet_counters(void)
+{
+    return PyDict_New();
+}
+
 static int
 greenlet_init(gb_state *Py_UNUSED(st))
 {
@@ -625,10 +637,12 @@ greenlet_init(gb_state *Py_UNUSED(st))
 
 const gb_engine gb_greenlet_engine = {
     .name = "greenlet",
+    .why_not = greenlet_why_not,
     .init = greenlet_init,
     .step = greenlet_step,
     .suspend = greenlet_suspend,
     .may_unwind = greenlet_may_unwind,
     .release = greenlet_release,
     .waiting_stack = greenlet_waiting_stack,
+    .counters = greenlet_counters,
 };

@@ -1,0 +1,168 @@
+#if !defined(_GNU_SOURCE)
+#define _GNU_SOURCE /* pthread_getattr_np */
+#endif
+#include "engine/anchor.h"
+
+#include "engine/stack.h"
+
+#if GB_STACK_CPU_KNOWN
+#include <pthread.h>
+
+/* Distances in bytes. */
+enum {
+    ANCHORS = 16,
+    NEAREST = 1024,             /* of an anchor to the caller's frame */
+    DISTANCE_OUTERMOST = 65536, /* of a new anchor, if there is room */
+    DISTANCE_NESTED = 16384,
+    DISTANCE_LEAST = 4096, /* less is not worth an anchor */
+    SHARE_OUTERMOST = 8,   /* no more than 1/8 of the room */
+    SHARE_NESTED = 32,
+    DEEPEST = 3,            /* steps in steps that get an anchor */
+    REACH = 4,              /* an anchor is used from up to 4 times the
+                               distance at which it was made */
+    GAP = 2048,             /* without an anchor */
+    GAP_IN_GREENLET = 8192, /* if there is ROOM_FOR_GAP */
+    ROOM_FOR_GAP = 131072,
+    RESERVE = 65536, /* the interpreter's own limit is about there */
+};
+
+unsigned long gb_anchor_used = 0, gb_anchor_not_used = 0;
+static bool anchors_wanted = true;
+
+typedef struct {
+    char *address;
+    ptrdiff_t reach;
+} anchor;
+
+typedef struct {
+    bool known;
+    char *low, *high; /* of the thread's stack; NULL if not to be had */
+    int count;
+    anchor anchors[ANCHORS]; /* by descending address */
+} thread_stack;
+
+static GB_THREAD_LOCAL thread_stack this_thread GB_TLS_MODEL;
+
+void
+gb_anchor_init(void)
+{
+    const char *wanted = getenv("GREENBACK_ANCHOR");
+    anchors_wanted = wanted == NULL || strcmp(wanted, "0") != 0;
+}
+
+/* Ask the system for the bounds of the running thread's stack. */
+static void
+find_bounds(thread_stack *t)
+{
+    t->known = true;
+#if defined(__APPLE__)
+    t->high = pthread_get_stackaddr_np(pthread_self());
+    t->low = t->high - pthread_get_stacksize_np(pthread_self());
+#else
+    pthread_attr_t attributes;
+    void *address;
+    size_t size, guard;
+    if (pthread_getattr_np(pthread_self(), &attributes) != 0) {
+        return;
+    }
+    if (pthread_attr_getstack(&attributes, &address, &size) == 0
+        && pthread_attr_getguardsize(&attributes, &guard) == 0) {
+        t->low = (char *)address + guard;
+        t->high = (char *)address + size;
+    }
+    (void)pthread_attr_destroy(&attributes); /* frees at most memory */
+#endif
+}
+
+/* How many bytes a stack that goes down to `frame` can still grow; 0 if that
+ * is not known. */
+static ptrdiff_t
+room_below(thread_stack *t, char *frame)
+{
+    if (!t->known) {
+        find_bounds(t);
+    }
+    if (t->low == NULL || frame <= t->low + RESERVE || frame > t->high) {
+        return 0;
+    }
+    return frame - (t->low + RESERVE);
+}
+
+static char *
+align_down(char *address)
+{
+    return (char *)((uintptr_t)address & ~(uintptr_t)63);
+}
+
+/* Keep a new anchor in order; the deepest gives way if there are too many. */
+static void
+insert_anchor(thread_stack *t, anchor a)
+{
+    int i = 0;
+    while (i < t->count && t->anchors[i].address > a.address) {
+        i++;
+    }
+    if (i == ANCHORS) {
+        i = ANCHORS - 1;
+    }
+    else if (t->count < ANCHORS) {
+        t->count++;
+    }
+    for (int j = t->count - 1; j > i; j--) {
+        t->anchors[j] = t->anchors[j - 1];
+    }
+    t->anchors[i] = a;
+}
+
+static GB_NOINLINE char *
+without_anchor(thread_stack *t, char *frame, int depth, bool in_greenlet)
+{
+    ptrdiff_t gap = GAP;
+    gb_anchor_not_used++;
+    if (in_greenlet && depth == 0 && room_below(t, frame) > ROOM_FOR_GAP) {
+        gap = GAP_IN_GREENLET;
+    }
+    return align_down(frame - gap);
+}
+
+static GB_NOINLINE char *
+make_anchor(thread_stack *t, char *frame, int depth)
+{
+    ptrdiff_t room = room_below(t, frame);
+    ptrdiff_t distance = room / (depth > 0 ? SHARE_NESTED : SHARE_OUTERMOST);
+    ptrdiff_t most = depth > 0 ? DISTANCE_NESTED : DISTANCE_OUTERMOST;
+    anchor a;
+    if (distance > most) {
+        distance = most;
+    }
+    if (distance < DISTANCE_LEAST) {
+        return without_anchor(t, frame, depth, false);
+    }
+    a.address = align_down(frame - distance);
+    a.reach = REACH * distance;
+    insert_anchor(t, a);
+    gb_anchor_used++;
+    return a.address;
+}
+
+char *
+gb_anchor_find(char *frame, int depth, bool in_greenlet)
+{
+    thread_stack *t = &this_thread;
+    if (in_greenlet || depth > DEEPEST || !anchors_wanted) {
+        return without_anchor(t, frame, depth, in_greenlet);
+    }
+    for (int i = 0; i < t->count; i++) {
+        ptrdiff_t distance = frame - t->anchors[i].address;
+        if (distance >= NEAREST) {
+            if (distance > t->anchors[i].reach) {
+                break;
+            }
+            gb_anchor_used++;
+            return t->anchors[i].address;
+        }
+    }
+    return make_anchor(t, frame, depth);
+}
+
+#endif

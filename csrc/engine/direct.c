@@ -1,0 +1,382 @@
+/* The fast engine: a step runs on the loop's own C stack, like any call.  Only
+ * an await_ that has to wait cuts the slice of the stack between itself and
+ * the portal's step() out to the heap, and gives the thread state back to the
+ * loop; the next step puts the slice back at the same addresses.
+ *
+ * A StepStack is what a portal needs for that.  Its states:
+ *   pooled     in the free list, no portal knows it
+ *   running    p_engine_data of a portal whose step is under way; the stack
+ *              below slice.high is the step's
+ *   suspended  p_engine_data of a portal with p_waits set: slice.copy is the
+ *              slice, `python` holds what the interpreter had of it
+ * A portal between steps with nothing suspended has none. */
+#include "gb_collector.h"
+#include "gb_cpython.h"
+#include "gb_portal.h"
+
+#include "engine/anchor.h"
+#include "engine/chunks.h"
+#include "engine/stack.h"
+
+#if GB_CPYTHON_STACKS_KNOWN && GB_STACK_CPU_KNOWN
+
+typedef struct StepStack {
+    gb_stack_slice slice;
+    gb_cpython_stack python;
+    PortalObject *portal; /* borrowed: the portal owns us */
+    uint64_t thread;      /* PyThreadState_GetID of its thread */
+    bool suspended;       /* set where the step is left in suspend() */
+    struct StepStack *next_free;
+} StepStack;
+
+enum {
+    FREE_STACKS = 64,       /* kept for later steps */
+    KEPT_COPY_SIZE = 16384, /* bytes; larger copies are freed early */
+    COPY_GRANULE = 256,     /* copies are allocated in multiples of this */
+    SUSPEND_MARGIN = 512,   /* of stack below suspend()'s frame */
+};
+
+static StepStack *free_stacks = NULL;
+static int free_count = 0;
+
+/* Steps under way on this thread's stack. */
+static GB_THREAD_LOCAL int steps_below GB_TLS_MODEL = 0;
+
+static struct {
+    unsigned long suspensions, resumptions, overlaps;
+} counters;
+
+/* -------------------------------------------------------------- step stacks */
+
+/* NULL with an exception. */
+static GB_NOINLINE StepStack *
+stack_new(void)
+{
+    StepStack *s = PyMem_Calloc(1, sizeof(StepStack));
+    if (s != NULL) {
+        s->python.chunk = gb_chunks_get();
+        if (s->python.chunk == NULL) {
+            PyMem_Free(s);
+            s = NULL;
+        }
+    }
+    if (s == NULL) {
+        PyErr_NoMemory();
+    }
+    return s;
+}
+
+static GB_NOINLINE void
+stack_free(StepStack *s)
+{
+    gb_cpython_clear_stack(&s->python);
+    gb_chunks_put(s->python.chunk);
+    PyMem_Free(s->slice.copy);
+    PyMem_Free(s->slice.aside);
+    PyMem_Free(s);
+}
+
+static inline StepStack *
+stack_take(void)
+{
+    StepStack *s = free_stacks;
+    if (GB_UNLIKELY(s == NULL)) {
+        return stack_new();
+    }
+    free_stacks = s->next_free;
+    free_count--;
+    return s;
+}
+
+static inline void
+stack_give(StepStack *s)
+{
+    if (GB_UNLIKELY(free_count >= FREE_STACKS
+                    || s->slice.copy_size > KEPT_COPY_SIZE)) {
+        stack_free(s);
+        return;
+    }
+    s->next_free = free_stacks;
+    free_stacks = s;
+    free_count++;
+}
+
+/* Have room for a copy of the slice from `low` on.  0, or -1 with an
+ * exception. */
+static inline int
+reserve_copy(StepStack *s, char *low)
+{
+    size_t size = (size_t)(s->slice.high - low);
+    char *copy;
+    if (GB_LIKELY(size <= s->slice.copy_size)) {
+        return 0;
+    }
+    size = (size + COPY_GRANULE - 1) / COPY_GRANULE * COPY_GRANULE;
+    copy = PyMem_Realloc(s->slice.copy, size);
+    if (copy == NULL) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    s->slice.copy = copy;
+    s->slice.copy_size = size;
+    return 0;
+}
+
+/* Have room for `size` bytes of the loop's stack.  0, or -1 with an
+ * exception. */
+static int
+reserve_aside(StepStack *s, size_t size)
+{
+    char *aside;
+    if (size <= s->slice.aside_capacity) {
+        return 0;
+    }
+    aside = PyMem_Realloc(s->slice.aside, size);
+    if (aside == NULL) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    s->slice.aside = aside;
+    s->slice.aside_capacity = size;
+    return 0;
+}
+
+/* ------------------------------------------------------------------- steps */
+
+/* What runs at the top of a slice. */
+static gb_stack_slice *
+run_body(void *argument)
+{
+    StepStack *s = argument;
+    PortalObject *p = s->portal;
+    PyObject *result;
+    p->p_status = gb_engine_body(p, &result);
+    p->p_result = result; /* an exception stays pending */
+    return &s->slice;
+}
+
+/* Whether the stack that waits for `p` can be resumed from here, where the
+ * loop's stack goes down to `frame`.  NULL if it can; else why not. */
+static const char *
+why_not_resume(PortalObject *p, StepStack *s, PyThreadState *ts, char *frame)
+{
+    if (s->thread != PyThreadState_GetID(ts)) {
+        return "a task suspended in await_() can only be resumed in the "
+               "thread that suspended it";
+    }
+    /* The collector's lists have their heads on its C stack, which must not
+     * be moved away while they are in use. */
+    if (gb_stack_must_move_aside(&s->slice, frame) > 0
+        && gb_collector_runs_here(p->p_st, ts)) {
+        return "a task suspended in await_() can't be resumed here by a "
+               "finalizer that the garbage collector runs";
+    }
+    return NULL;
+}
+
+/* 0, or -1 with an exception, and nothing has changed. */
+static GB_NOINLINE int
+prepare_overlap(StepStack *s, PyThreadState *ts, char *frame, size_t size)
+{
+    if (reserve_aside(s, size) < 0) {
+        return -1;
+    }
+    counters.overlaps++;
+    return gb_cpython_prepare_stack(ts, &s->python, frame - GB_STACK_MARGIN,
+                                    s->slice.high);
+}
+
+/* Resume what waits for `p`.  0, or -1 with an exception if that did not take
+ * place. */
+static int
+resume_stack(PortalObject *p, StepStack *s, PyThreadState *ts)
+{
+    char *frame = GB_STACK_ADDRESS();
+    size_t aside = gb_stack_must_move_aside(&s->slice, frame);
+    const char *reason = why_not_resume(p, s, ts, frame);
+    int rc;
+
+    if (GB_UNLIKELY(reason != NULL)) {
+        PyErr_SetString(PyExc_RuntimeError, reason);
+        return -1;
+    }
+    rc = aside > 0 ? prepare_overlap(s, ts, frame, aside)
+                   : gb_cpython_prepare_stack(ts, &s->python, NULL, NULL);
+    if (rc < 0) {
+        return -1;
+    }
+    counters.resumptions++;
+    p->p_waits = false;
+    s->suspended = false;
+    steps_below++;
+    gb_stack_resume(&s->slice);
+    steps_below--;
+    gb_cpython_end_stack(ts, &s->python);
+    if (aside > 0) {
+        gb_cpython_unbridge_frames(&s->python);
+    }
+    return 0;
+}
+
+static int
+direct_step(PortalObject *p)
+{
+    PyThreadState *ts = PyThreadState_GetUnchecked();
+    StepStack *s = p->p_engine_data;
+
+    if (s != NULL) {
+        if (resume_stack(p, s, ts) < 0) {
+            return -1;
+        }
+    }
+    else {
+        s = stack_take();
+        if (s == NULL) {
+            return -1;
+        }
+        p->p_engine_data = s;
+        s->portal = p;
+        s->thread = PyThreadState_GetID(ts);
+        s->suspended = false;
+        s->slice.high = gb_anchor_find(GB_STACK_ADDRESS(), steps_below, false);
+        steps_below++;
+        gb_cpython_begin_stack(ts, &s->python);
+        gb_stack_enter(&s->slice, run_body, s);
+        steps_below--;
+        gb_cpython_end_stack(ts, &s->python);
+    }
+    if (s->suspended) {
+        p->p_waits = true;
+    }
+    else {
+        p->p_engine_data = NULL;
+        stack_give(s);
+    }
+    return 0;
+}
+
+static int
+direct_suspend(PortalObject *p, PyObject *trap, bool *Py_UNUSED(woken))
+{
+    PyThreadState *ts = PyThreadState_GetUnchecked();
+    StepStack *s = p->p_engine_data;
+
+    if (s == NULL || s->suspended || !gb_cpython_on_stack(ts, &s->python)) {
+        Py_DECREF(trap);
+        PyErr_SetString(PyExc_RuntimeError,
+                        "await_() can't wait in a greenlet that was started "
+                        "in the step; set GREENBACK_ENGINE=greenlet");
+        return -1;
+    }
+    if (reserve_copy(s, GB_STACK_ADDRESS() - SUSPEND_MARGIN) < 0
+        || gb_cpython_leave_stack(ts, &s->python, p->p_context) < 0) {
+        Py_DECREF(trap);
+        return -1;
+    }
+    counters.suspensions++;
+    p->p_result = trap;
+    p->p_status = PYGEN_NEXT;
+    s->suspended = true;
+
+    gb_stack_suspend(&s->slice); /* the loop runs meanwhile */
+
+    gb_cpython_reenter_stack(ts, &s->python);
+    return 0;
+}
+
+static bool
+direct_may_unwind(PortalObject *p)
+{
+    StepStack *s = p->p_engine_data;
+    /* resume_stack's frame will be somewhat deeper than ours. */
+    return s == NULL
+           || why_not_resume(p, s, PyThreadState_GetUnchecked(),
+                             GB_STACK_ADDRESS() - 2 * GB_STACK_MARGIN)
+                  == NULL;
+}
+
+static void
+direct_release(PortalObject *p)
+{
+    StepStack *s = p->p_engine_data;
+    p->p_engine_data = NULL;
+    if (s != NULL && !p->p_waits) {
+        stack_give(s);
+    } /* else leaked: frames and values in it may be in use */
+}
+
+static PyObject *
+direct_waiting_stack(PortalObject *p)
+{
+    StepStack *s = p->p_engine_data;
+    if (s == NULL || !p->p_waits) {
+        Py_RETURN_NONE;
+    }
+    return gb_cpython_suspended_frame(PyThreadState_GetUnchecked(),
+                                      &s->python);
+}
+
+static PyObject *
+direct_counters(void)
+{
+    return Py_BuildValue(
+        "{s:k,s:k,s:k,s:k,s:k}", "suspensions", counters.suspensions,
+        "resumptions", counters.resumptions, "overlaps", counters.overlaps,
+        "anchored", gb_anchor_used, "padded", gb_anchor_not_used);
+}
+
+static const char *
+direct_why_not(void)
+{
+    if (gb_stack_is_shadowed()) {
+        return "the CPU keeps a shadow stack for this process";
+    }
+    return gb_cpython_why_not_cut_stacks();
+}
+
+static int
+direct_init(gb_state *Py_UNUSED(st))
+{
+    gb_anchor_init();
+    return 0;
+}
+
+#else /* not here */
+
+static const char *
+direct_why_not(void)
+{
+#if !GB_STACK_CPU_KNOWN
+    return "it is not made for this CPU or operating system";
+#else
+    return gb_cpython_why_not_cut_stacks();
+#endif
+}
+
+static int
+direct_init(gb_state *Py_UNUSED(st))
+{
+    PyErr_SetString(PyExc_ImportError, direct_why_not());
+    return -1;
+}
+
+#define direct_step NULL
+#define direct_suspend NULL
+#define direct_may_unwind NULL
+#define direct_release NULL
+#define direct_waiting_stack NULL
+#define direct_counters NULL
+
+#endif
+
+const gb_engine gb_direct_engine = {
+    .name = "direct",
+    .why_not = direct_why_not,
+    .init = direct_init,
+    .step = direct_step,
+    .suspend = direct_suspend,
+    .may_unwind = direct_may_unwind,
+    .release = direct_release,
+    .waiting_stack = direct_waiting_stack,
+    .counters = direct_counters,
+};
