@@ -16,6 +16,8 @@
 
 #include "engine/anchor.h"
 #include "engine/chunks.h"
+#include "engine/foreign.h"
+#include "engine/greenlet_api.h"
 #include "engine/stack.h"
 
 #if GB_CPYTHON_STACKS_KNOWN && GB_STACK_CPU_KNOWN
@@ -23,9 +25,12 @@
 typedef struct StepStack {
     gb_stack_slice slice;
     gb_cpython_stack python;
-    PortalObject *portal; /* borrowed: the portal owns us */
-    uint64_t thread;      /* PyThreadState_GetID of its thread */
-    bool suspended;       /* set where the step is left in suspend() */
+    PortalObject *portal;   /* borrowed: the portal owns us */
+    PyObject *home;         /* owned: the greenlet of the step; NULL: the main
+                               one, as greenlet was not loaded */
+    ForeignObject *foreign; /* NULL, or for await_ in other greenlets */
+    uint64_t thread;        /* PyThreadState_GetID of its thread */
+    bool suspended;         /* set where the step is left in suspend() */
     struct StepStack *next_free;
 } StepStack;
 
@@ -43,7 +48,7 @@ static int free_count = 0;
 static GB_THREAD_LOCAL int steps_below GB_TLS_MODEL = 0;
 
 static struct {
-    unsigned long suspensions, resumptions, overlaps;
+    unsigned long suspensions, foreign_suspensions, resumptions, overlaps;
 } counters;
 
 /* -------------------------------------------------------------- step stacks */
@@ -88,9 +93,15 @@ stack_take(void)
     return s;
 }
 
+/* May run Python code: a greenlet may die. */
 static inline void
 stack_give(StepStack *s)
 {
+    if (GB_UNLIKELY(s->foreign != NULL)) {
+        gb_foreign_end(s->foreign);
+        s->foreign = NULL;
+    }
+    Py_CLEAR(s->home);
     if (GB_UNLIKELY(free_count >= FREE_STACKS
                     || s->slice.copy_size > KEPT_COPY_SIZE)) {
         stack_free(s);
@@ -164,6 +175,18 @@ why_not_resume(PortalObject *p, StepStack *s, PyThreadState *ts, char *frame)
         return "a task suspended in await_() can only be resumed in the "
                "thread that suspended it";
     }
+    if (gb_greenlet_is_loaded(p->p_st->modules)) {
+        PyObject *current = gb_greenlet_current();
+        bool same = current != NULL
+                    && (s->home != NULL ? s->home == current
+                                        : gb_greenlet_is_main(current));
+        PyErr_Clear(); /* without greenlets: not the same */
+        Py_XDECREF(current);
+        if (!same) {
+            return "a task suspended in await_() can only be resumed in the "
+                   "greenlet that suspended it";
+        }
+    }
     /* The collector's lists have their heads on its C stack, which must not
      * be moved away while they are in use. */
     if (gb_stack_must_move_aside(&s->slice, frame) > 0
@@ -218,6 +241,31 @@ resume_stack(PortalObject *p, StepStack *s, PyThreadState *ts)
     return 0;
 }
 
+/* Begin a stack for `p`.  0, or -1 with an exception. */
+static inline int
+begin_stack(PortalObject *p, PyThreadState *ts, char *frame)
+{
+    bool in_greenlet = false;
+    StepStack *s = stack_take();
+    if (s == NULL) {
+        return -1;
+    }
+    if (gb_greenlet_is_loaded(p->p_st->modules)) {
+        s->home = gb_greenlet_current();
+        if (s->home == NULL) {
+            stack_give(s);
+            return -1;
+        }
+        in_greenlet = !gb_greenlet_is_main(s->home);
+    }
+    p->p_engine_data = s;
+    s->portal = p;
+    s->thread = PyThreadState_GetID(ts);
+    s->suspended = false;
+    s->slice.high = gb_anchor_find(frame, steps_below, in_greenlet);
+    return 0;
+}
+
 static int
 direct_step(PortalObject *p)
 {
@@ -230,15 +278,10 @@ direct_step(PortalObject *p)
         }
     }
     else {
-        s = stack_take();
-        if (s == NULL) {
+        if (begin_stack(p, ts, GB_STACK_ADDRESS()) < 0) {
             return -1;
         }
-        p->p_engine_data = s;
-        s->portal = p;
-        s->thread = PyThreadState_GetID(ts);
-        s->suspended = false;
-        s->slice.high = gb_anchor_find(GB_STACK_ADDRESS(), steps_below, false);
+        s = p->p_engine_data;
         steps_below++;
         gb_cpython_begin_stack(ts, &s->python);
         gb_stack_enter(&s->slice, run_body, s);
@@ -255,17 +298,20 @@ direct_step(PortalObject *p)
     return 0;
 }
 
+/* Suspend the running stack, which is the step's own.  0 when the next step
+ * has come; -1 with an exception, and nothing has changed.  Steals `trap`.
+ * Switches stacks. */
 static int
-direct_suspend(PortalObject *p, PyObject *trap, bool *Py_UNUSED(woken))
+suspend_stack(PortalObject *p, PyObject *trap)
 {
     PyThreadState *ts = PyThreadState_GetUnchecked();
     StepStack *s = p->p_engine_data;
 
-    if (s == NULL || s->suspended || !gb_cpython_on_stack(ts, &s->python)) {
+    if (GB_UNLIKELY(!gb_cpython_on_stack(ts, &s->python))) {
         Py_DECREF(trap);
         PyErr_SetString(PyExc_RuntimeError,
-                        "await_() can't wait in a greenlet that was started "
-                        "in the step; set GREENBACK_ENGINE=greenlet");
+                        "await_() called outside of the step that its portal "
+                        "belongs to, in a greenlet that the step has left");
         return -1;
     }
     if (reserve_copy(s, GB_STACK_ADDRESS() - SUSPEND_MARGIN) < 0
@@ -282,6 +328,57 @@ direct_suspend(PortalObject *p, PyObject *trap, bool *Py_UNUSED(woken))
 
     gb_cpython_reenter_stack(ts, &s->python);
     return 0;
+}
+
+/* The running stack is a greenlet's.  As direct_suspend. */
+static GB_NOINLINE int
+suspend_foreign(PortalObject *p, PyObject *trap, bool *woken)
+{
+    StepStack *s = p->p_engine_data;
+    counters.foreign_suspensions++;
+    if (s->foreign == NULL) {
+        PyObject *home = NULL;
+        if (s->home != NULL) {
+            home = Py_NewRef(s->home);
+        }
+        else if (gb_greenlet_is_loaded(p->p_st->modules)) {
+            PyObject *current = gb_greenlet_current();
+            home = current == NULL ? NULL : gb_greenlet_main_of(current);
+            Py_XDECREF(current);
+        }
+        else {
+            PyErr_SetString(PyExc_RuntimeError,
+                            "await_() can't wait on a C stack that is neither "
+                            "the event loop's nor a greenlet's");
+        }
+        if (home != NULL) {
+            s->foreign = gb_foreign_new(p, home, suspend_stack);
+            Py_DECREF(home);
+        }
+        if (s->foreign == NULL) {
+            Py_DECREF(trap);
+            return -1;
+        }
+    }
+    return gb_foreign_suspend(s->foreign, trap, woken);
+}
+
+static int
+direct_suspend(PortalObject *p, PyObject *trap, bool *woken)
+{
+    StepStack *s = p->p_engine_data;
+    if (GB_UNLIKELY(s == NULL || s->suspended)) {
+        Py_DECREF(trap);
+        PyErr_SetString(PyExc_RuntimeError,
+                        "await_() called outside of the step that its portal "
+                        "belongs to");
+        return -1;
+    }
+    if (GB_LIKELY(
+            gb_cpython_on_stack(PyThreadState_GetUnchecked(), &s->python))) {
+        return suspend_stack(p, trap);
+    }
+    return suspend_foreign(p, trap, woken);
 }
 
 static bool
@@ -312,6 +409,9 @@ direct_waiting_stack(PortalObject *p)
     if (s == NULL || !p->p_waits) {
         Py_RETURN_NONE;
     }
+    if (s->foreign != NULL && gb_foreign_waiting(s->foreign) != NULL) {
+        return Py_NewRef(gb_foreign_waiting(s->foreign));
+    }
     return gb_cpython_suspended_frame(PyThreadState_GetUnchecked(),
                                       &s->python);
 }
@@ -338,7 +438,7 @@ static int
 direct_init(gb_state *Py_UNUSED(st))
 {
     gb_anchor_init();
-    return 0;
+    return gb_foreign_init();
 }
 
 #else /* not here */

@@ -3,16 +3,24 @@
 
 #include <greenlet.h>
 
-static PyObject *no_arguments; /* for PyGreenlet_Switch; made once, kept */
+/* Made once, kept. */
+static PyObject *no_arguments; /* for PyGreenlet_Switch */
+static PyObject *settrace, *gettrace;
+static bool loaded = false;
 
-int
-gb_greenlet_import(void)
+/* Use the API of `module`.  0, or -1 with an exception. */
+static int
+use_module(PyObject *module)
 {
-    PyObject *module = PyImport_ImportModule("greenlet");
-    if (module == NULL) {
+    if (settrace == NULL) {
+        settrace = PyObject_GetAttrString(module, "settrace");
+    }
+    if (gettrace == NULL) {
+        gettrace = PyObject_GetAttrString(module, "gettrace");
+    }
+    if (settrace == NULL || gettrace == NULL) {
         return -1;
     }
-    Py_DECREF(module);
     if (no_arguments == NULL) {
         no_arguments = PyTuple_New(0);
         if (no_arguments == NULL) {
@@ -28,7 +36,57 @@ gb_greenlet_import(void)
         }
         return -1;
     }
+    loaded = true;
     return 0;
+}
+
+int
+gb_greenlet_import(void)
+{
+    int rc;
+    PyObject *module = PyImport_ImportModule("greenlet");
+    if (module == NULL) {
+        return -1;
+    }
+    rc = use_module(module);
+    Py_DECREF(module);
+    return rc;
+}
+
+bool
+gb_greenlet_is_loaded(PyObject *modules)
+{
+    /* Asked at each step: looks again only when modules were imported. */
+    static Py_ssize_t modules_seen = 0;
+    PyObject *module, *pending;
+    if (GB_LIKELY(loaded || PyDict_GET_SIZE(modules) == modules_seen)) {
+        return loaded;
+    }
+    pending = PyErr_GetRaisedException();
+    modules_seen = PyDict_GET_SIZE(modules);
+    module = PyDict_GetItemString(modules, "greenlet"); /* borrowed */
+    if (module != NULL) {
+        Py_INCREF(module);
+        if (use_module(module) < 0) { /* half imported: look again later */
+            PyErr_Clear();
+            modules_seen = 0;
+        }
+        Py_DECREF(module);
+    }
+    PyErr_SetRaisedException(pending);
+    return loaded;
+}
+
+bool
+gb_greenlet_is_main(PyObject *greenlet)
+{
+    return PyGreenlet_MAIN((PyGreenlet *)greenlet);
+}
+
+bool
+gb_greenlet_is_active(PyObject *greenlet)
+{
+    return PyGreenlet_ACTIVE((PyGreenlet *)greenlet);
 }
 
 PyObject *
@@ -69,4 +127,35 @@ PyObject *
 gb_greenlet_switch(PyObject *greenlet)
 {
     return PyGreenlet_Switch((PyGreenlet *)greenlet, no_arguments, NULL);
+}
+
+PyObject *
+gb_greenlet_switch_with(PyObject *greenlet, PyObject *arguments)
+{
+    return PyGreenlet_Switch((PyGreenlet *)greenlet, arguments, NULL);
+}
+
+int
+gb_greenlet_set_tracer(PyObject *tracer, PyObject **old)
+{
+    PyObject *before
+        = PyObject_CallOneArg(settrace, tracer == NULL ? Py_None : tracer);
+    if (before == NULL) {
+        return -1;
+    }
+    if (old != NULL) {
+        *old = before == Py_None ? NULL : Py_NewRef(before);
+    }
+    Py_DECREF(before);
+    return 0;
+}
+
+PyObject *
+gb_greenlet_tracer(void)
+{
+    PyObject *tracer = PyObject_CallNoArgs(gettrace);
+    if (tracer == Py_None) {
+        Py_CLEAR(tracer);
+    }
+    return tracer;
 }

@@ -9,6 +9,17 @@
 /* Import greenlet and its API.  0, or -1 with an exception. */
 int gb_greenlet_import(void);
 
+/* Whether greenlet has been imported by anyone; if so, its API is ready.
+ * Never imports it.  `modules` is sys.modules.  Cannot fail; keeps a pending
+ * exception.  May run Python code when greenlet is seen for the first time. */
+bool gb_greenlet_is_loaded(PyObject *modules);
+
+/* Whether `greenlet` is the main one of its thread.  Cannot fail. */
+bool gb_greenlet_is_main(PyObject *greenlet);
+
+/* Whether `greenlet` has been started and has not ended.  Cannot fail. */
+bool gb_greenlet_is_active(PyObject *greenlet);
+
 /* The running greenlet, a new reference; NULL with an exception. */
 PyObject *gb_greenlet_current(void);
 
@@ -26,5 +37,16 @@ PyObject *gb_greenlet_new(PyObject *run, PyObject *parent);
  * a new reference, or NULL with an exception.  Switches stacks: runs any
  * Python code, and comes back whenever someone switches here. */
 PyObject *gb_greenlet_switch(PyObject *greenlet);
+
+/* The same with the arguments in a tuple. */
+PyObject *gb_greenlet_switch_with(PyObject *greenlet, PyObject *arguments);
+
+/* greenlet.settrace(): have `tracer` (NULL for none) called at each switch, in
+ * the greenlet that was switched to.  0, or -1 with an exception; if `old` is
+ * given, it gets the one before (a new reference, or NULL for none). */
+int gb_greenlet_set_tracer(PyObject *tracer, PyObject **old);
+
+/* greenlet.gettrace(): a new reference, NULL for none or with an exception. */
+PyObject *gb_greenlet_tracer(void);
 
 #endif
