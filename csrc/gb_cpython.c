@@ -170,7 +170,7 @@ cut_frames(gb_cpython_stack *s)
             bottom = caller;
             caller = caller->previous;
         }
-        if (caller == NULL) {
+        if (caller == NULL && loop != NULL) {
             PyErr_SetString(PyExc_RuntimeError,
                             "await_() can't wait here: the Python frames of "
                             "this step don't lead to the event loop's");

@@ -59,9 +59,11 @@ typedef struct gb_engine {
      * pending exception.  May run Python code and switch stacks. */
     void (*release)(PortalObject *p);
 
-    /* For introspection: what stands for the stack that waits in suspend()
-     * for `p`: its greenlet or its innermost frame, a new reference; None if
-     * none waits.  NULL with an exception. */
+    /* For introspection: where the frames are that wait in suspend() for `p`,
+     * as a tuple (innermost frame on the step's stack or None, greenlet that
+     * was started in the step and waits or None, greenlet at which its chain
+     * of parents reaches the step or None); None if nothing waits.  A new
+     * reference; NULL with an exception. */
     PyObject *(*waiting_stack)(PortalObject *p);
 
     /* For tests: how often what has happened in this process, a new dict.

@@ -138,8 +138,9 @@ PyDoc_STRVAR(waiting_stack_doc,
 "waiting_stack($module, coroutine, /)\n"
 "--\n"
 "\n"
-"What waits in await_() for a coroutine's next step: a greenlet, or the\n"
-"innermost frame; None if nothing waits.");
+"What waits in await_() for a coroutine's next step: a tuple (innermost frame\n"
+"on the step's own stack or None, greenlet that waits or None, greenlet that\n"
+"ends its chain of parents or None); None if nothing waits.");
 
 PyDoc_STRVAR(engine_counters_doc,
 "engine_counters($module, /)\n"

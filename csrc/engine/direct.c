@@ -166,8 +166,32 @@ run_body(void *argument)
     return &s->slice;
 }
 
-/* Whether the stack that waits for `p` can be resumed from here, where the
- * loop's stack goes down to `frame`.  NULL if it can; else why not. */
+/* Whether this is a greenlet in which `s` can be resumed.  Cannot fail. */
+static bool
+in_right_greenlet(PortalObject *p, StepStack *s)
+{
+    PyObject *current;
+    bool right;
+    if (!gb_greenlet_is_loaded(p->p_st->modules)) {
+        return true;
+    }
+    current = gb_greenlet_current();
+    if (current == NULL) { /* at interpreter exit */
+        PyErr_Clear();
+        return false;
+    }
+    /* The stack of the main greenlet has no upper end: what others have left
+     * can be resumed there.  They save and restore their own part only. */
+    right = s->home == current
+            || (gb_greenlet_is_main(current)
+                && (s->home == NULL || s->foreign == NULL));
+    Py_DECREF(current);
+    return right;
+}
+
+/* Why the stack that waits for `p` can't be resumed from here, where the
+ * loop's stack goes down to `frame`; NULL if it can.  Keeps no exception
+ * pending. */
 static const char *
 why_not_resume(PortalObject *p, StepStack *s, PyThreadState *ts, char *frame)
 {
@@ -175,17 +199,9 @@ why_not_resume(PortalObject *p, StepStack *s, PyThreadState *ts, char *frame)
         return "a task suspended in await_() can only be resumed in the "
                "thread that suspended it";
     }
-    if (gb_greenlet_is_loaded(p->p_st->modules)) {
-        PyObject *current = gb_greenlet_current();
-        bool same = current != NULL
-                    && (s->home != NULL ? s->home == current
-                                        : gb_greenlet_is_main(current));
-        PyErr_Clear(); /* without greenlets: not the same */
-        Py_XDECREF(current);
-        if (!same) {
-            return "a task suspended in await_() can only be resumed in the "
-                   "greenlet that suspended it";
-        }
+    if (!in_right_greenlet(p, s)) {
+        return "a task suspended in await_() can only be resumed in the "
+               "greenlet that suspended it";
     }
     /* The collector's lists have their heads on its C stack, which must not
      * be moved away while they are in use. */
@@ -406,14 +422,22 @@ static PyObject *
 direct_waiting_stack(PortalObject *p)
 {
     StepStack *s = p->p_engine_data;
+    PyObject *frame, *stack, *greenlet = NULL;
     if (s == NULL || !p->p_waits) {
         Py_RETURN_NONE;
     }
-    if (s->foreign != NULL && gb_foreign_waiting(s->foreign) != NULL) {
-        return Py_NewRef(gb_foreign_waiting(s->foreign));
+    frame
+        = gb_cpython_suspended_frame(PyThreadState_GetUnchecked(), &s->python);
+    if (frame == NULL) {
+        return NULL;
     }
-    return gb_cpython_suspended_frame(PyThreadState_GetUnchecked(),
-                                      &s->python);
+    if (s->foreign != NULL) {
+        greenlet = gb_foreign_waiting(s->foreign);
+    }
+    stack = PyTuple_Pack(3, frame, greenlet == NULL ? Py_None : greenlet,
+                         s->home == NULL ? Py_None : s->home);
+    Py_DECREF(frame);
+    return stack;
 }
 
 static PyObject *

@@ -610,8 +610,10 @@ static PyObject *
 greenlet_waiting_stack(PortalObject *p)
 {
     WorkerObject *w = p->p_engine_data;
-    return Py_NewRef(w == NULL || w->w_waiting == NULL ? Py_None
-                                                       : w->w_waiting);
+    if (w == NULL || w->w_waiting == NULL) {
+        Py_RETURN_NONE;
+    }
+    return PyTuple_Pack(3, Py_None, w->w_waiting, Py_None);
 }
 
 static const char *

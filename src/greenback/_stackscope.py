@@ -23,10 +23,12 @@ def install_glue() -> None:
         # The frames are on the stack of the step; between that and the one
         # which waits there may be greenlets that were started in the step.
         stacks: list[Any] = []
-        stack = _core.waiting_stack(coroutine)
-        while stack is not None and stack.parent is not None:
-            stacks.insert(0, stack)
-            stack = stack.parent
+        frame, greenlet, home = _core.waiting_stack(coroutine)
+        while greenlet not in (None, home) and greenlet.parent is not None:
+            stacks.insert(0, greenlet)
+            greenlet = greenlet.parent
+        if frame is not None:
+            stacks.insert(0, StackSlice(inner=frame))
         return (*stacks, awaited)
 
     unwrap_stackitem.register(_core.Coroutine, unwrap_with_portal)
