@@ -168,9 +168,7 @@ typedef struct {
 #if GB_CPYTHON_HAS_C_RECURSION
     int c_recursion_remaining;
 #endif
-#if PY_VERSION_HEX >= 0x030c0000
-    int what_event;
-#endif
+    int what_event; /* that is being traced or monitored */
 #if GB_CPYTHON_HAS_TRASH_NESTING
     int trash_nesting;
 #endif
@@ -234,6 +232,7 @@ gb_cpython_save_fields(PyThreadState *ts, gb_stack_fields *f)
     f->what_event = ts->what_event;
 #else
     f->python_depth = ts->recursion_limit - ts->recursion_remaining;
+    f->what_event = ts->tracing_what;
 #endif
 #if GB_CPYTHON_HAS_C_RECURSION
     f->c_recursion_remaining = ts->c_recursion_remaining;
@@ -268,6 +267,7 @@ gb_cpython_restore_fields(PyThreadState *ts, const gb_stack_fields *f)
     ts->what_event = f->what_event;
 #else
     ts->recursion_remaining = ts->recursion_limit - f->python_depth;
+    ts->tracing_what = f->what_event;
 #endif
 #if GB_CPYTHON_HAS_C_RECURSION
     ts->c_recursion_remaining = f->c_recursion_remaining;
