@@ -448,11 +448,12 @@ const char *
 gb_cpython_why_not_cut_stacks(void)
 {
     if ((Py_Version >> 16) != (PY_VERSION_HEX >> 16)) {
-        return "is another version than greenback was compiled for";
+        return "this CPython is not of the version that greenback was "
+               "compiled for";
     }
     if (!offsets_are_ours() || !fields_make_sense(PyThreadState_Get())) {
-        return "lays out its thread state in a way that greenback doesn't "
-               "know";
+        return "this CPython lays out its thread state in a way that "
+               "greenback doesn't know";
     }
     return NULL;
 }
@@ -463,9 +464,9 @@ const char *
 gb_cpython_why_not_cut_stacks(void)
 {
 #ifdef Py_GIL_DISABLED
-    return "is free-threaded";
+    return "this CPython is free-threaded";
 #else
-    return "is newer than this greenback, which doesn't know its insides";
+    return "this CPython is newer than this greenback";
 #endif
 }
 

@@ -379,9 +379,9 @@ void gb_cpython_clear_stack(gb_cpython_stack *s);
 
 #endif /* GB_CPYTHON_STACKS_KNOWN */
 
-/* Why C stacks can't be cut apart in this interpreter: words for a sentence
- * ("this CPython ..."), static; NULL if they can.  Proves our knowledge of the
- * layout on the running thread as far as that goes. */
+/* Why C stacks can't be cut apart in this interpreter, in words (static); NULL
+ * if they can.  Proves our knowledge of the layout on the running thread as
+ * far as that goes.  May run Python code. */
 const char *gb_cpython_why_not_cut_stacks(void);
 
 /* --------------------------------------------------------- coroutine layout */

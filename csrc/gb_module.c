@@ -166,35 +166,77 @@ static PyMethodDef module_methods[] = {
 
 /* -------------------------------------------------------------------- init */
 
+/* Get the engine going that GREENBACK_ENGINE asks for.  0, or -1 with an
+ * exception. */
+static int
+use_wanted_engine(gb_state *st, const char *wanted)
+{
+    static const gb_engine *const engines[]
+        = {&gb_direct_engine, &gb_greenlet_engine};
+    for (size_t i = 0; i < Py_ARRAY_LENGTH(engines); i++) {
+        const char *why_not;
+        if (strcmp(wanted, engines[i]->name) != 0) {
+            continue;
+        }
+        why_not = engines[i]->why_not();
+        if (why_not != NULL) {
+            PyErr_Format(PyExc_ImportError,
+                         "GREENBACK_ENGINE=%s: the %s engine can't be used, "
+                         "since %s",
+                         wanted, wanted, why_not);
+            return -1;
+        }
+        st->engine = engines[i];
+        st->engine_reason
+            = PyUnicode_FromFormat("GREENBACK_ENGINE=%s asks for it", wanted);
+        return st->engine_reason == NULL ? -1 : st->engine->init(st);
+    }
+    PyErr_Format(PyExc_ImportError,
+                 "GREENBACK_ENGINE=%.100s: there is no such engine; use '%s' "
+                 "or '%s'",
+                 wanted, engines[0]->name, engines[1]->name);
+    return -1;
+}
+
+/* The greenlet engine, as the direct one can't be used.  0, or -1 with an
+ * exception. */
+static int
+fall_back(gb_state *st, const char *why_not)
+{
+    st->engine = &gb_greenlet_engine;
+    st->engine_reason = PyUnicode_FromFormat(
+        "the direct engine can't be used, since %s", why_not);
+    if (st->engine_reason == NULL) {
+        return -1;
+    }
+    if (st->engine->init(st) == 0) {
+        return 0;
+    }
+    if (PyErr_ExceptionMatches(PyExc_ModuleNotFoundError)) {
+        PyErr_Format(PyExc_ImportError,
+                     "greenback needs the package greenlet here, as %U; "
+                     "install it",
+                     st->engine_reason);
+    }
+    return -1;
+}
+
 static int
 choose_engine(gb_state *st)
 {
-    static const gb_engine *const engines[]
-        = {&gb_greenlet_engine, &gb_direct_engine};
-    const char *wanted = getenv("GREENBACK_ENGINE"), *why_not;
+    const char *why_not, *wanted = getenv("GREENBACK_ENGINE");
 
-    if (wanted == NULL || *wanted == '\0') {
-        st->engine = engines[0];
-        return st->engine->init(st);
+    if (wanted != NULL && *wanted != '\0') {
+        return use_wanted_engine(st, wanted);
     }
-    for (size_t i = 0; i < Py_ARRAY_LENGTH(engines); i++) {
-        if (strcmp(wanted, engines[i]->name) == 0) {
-            why_not = engines[i]->why_not();
-            if (why_not != NULL) {
-                PyErr_Format(PyExc_ImportError,
-                             "GREENBACK_ENGINE=%s can't be used: %s", wanted,
-                             why_not);
-                return -1;
-            }
-            st->engine = engines[i];
-            return st->engine->init(st);
-        }
+    why_not = gb_direct_engine.why_not();
+    if (why_not != NULL) {
+        return fall_back(st, why_not);
     }
-    PyErr_Format(PyExc_ImportError,
-                 "GREENBACK_ENGINE=%.100s: there is no such engine; use "
-                 "'greenlet' or 'direct'",
-                 wanted);
-    return -1;
+    st->engine = &gb_direct_engine;
+    st->engine_reason = PyUnicode_FromString(
+        "it is the fastest, and this CPython and this CPU allow it");
+    return st->engine_reason == NULL ? -1 : st->engine->init(st);
 }
 
 static int
@@ -233,6 +275,10 @@ module_exec(PyObject *module)
     }
     if (PyModule_AddFunctions(module, gb_task_methods) < 0
         || PyModule_AddFunctions(module, gb_function_methods) < 0) {
+        return -1;
+    }
+    if (PyModule_AddObjectRef(module, "engine_reason", st->engine_reason)
+        < 0) {
         return -1;
     }
     return PyModule_AddStringConstant(module, "engine", st->engine->name);

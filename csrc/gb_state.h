@@ -28,6 +28,7 @@ struct gb_engine;
     X(PyObject, update_wrapper)                \
     X(PyObject, gc_callbacks)                  \
     X(PyObject, note_collection)               \
+    X(PyObject, engine_reason)                 \
     /* interned names */                       \
     X(PyObject, str_send)                      \
     X(PyObject, str_throw)                     \

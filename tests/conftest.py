@@ -36,6 +36,11 @@
     A fixture: ``await portal_kind(sync_fn, *args)`` calls ``sync_fn`` inside a portal. A test
     with it runs once for each way to get one (ids: ensure, bestow-self, run, run-sync).
 
+``no_overlaps``
+    Used by every test by itself: fails the test if a stack was resumed over live stack (the
+    direct engine can do that, but there should be no need). Tests that force it have the
+    mark ``overlaps``.
+
 ``strays``
     Used by every test by itself: fails the test on unraisable exceptions and on coroutines
     which were never awaited, also those found by a garbage collection after the test. A test
@@ -61,6 +66,7 @@ def pytest_configure(config):
     config.addinivalue_line(
         "filterwarnings", "error:.*was never awaited:RuntimeWarning"
     )
+    config.addinivalue_line("markers", "overlaps: resumes stacks over live stack")
 
 
 def pytest_report_header(config):
@@ -399,6 +405,18 @@ async def _checkpoint():
 )
 def portal_kind(request):
     return request.param
+
+
+def count_overlaps():
+    return greenback._core.engine_counters().get("overlaps", 0)
+
+
+@pytest.fixture(autouse=True)
+def no_overlaps(request):
+    before = count_overlaps()
+    yield
+    if count_overlaps() != before and not request.node.get_closest_marker("overlaps"):
+        pytest.fail(f"{count_overlaps() - before} resumptions over live stack")
 
 
 @pytest.fixture(autouse=True)

@@ -5,7 +5,8 @@ task calls: it gives what ``await`` would give in async code, while the event
 loop goes on running the other tasks.
 """
 
-from ._core import async_context, async_iter, bestow_portal, engine, has_portal
+from ._core import async_context, async_iter, bestow_portal, has_portal
+from ._engine import engine
 from ._impl import await_, ensure_portal, with_portal_run, with_portal_run_sync
 from ._stackscope import install_glue as _stackscope_install_glue_  # noqa: F401  stackscope calls it by this name
 from ._tree import (

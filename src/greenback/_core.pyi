@@ -27,6 +27,7 @@ _T = TypeVar("_T")
 _T_co = TypeVar("_T_co", covariant=True)
 
 engine: str
+engine_reason: str
 
 @final
 class Coroutine(AbstractCoroutine[Any, Any, Any]):
