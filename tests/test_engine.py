@@ -1,11 +1,14 @@
 """Which engine is chosen, and what only the direct one does."""
 
 import functools
+import gc
 import os
 import pickle
 import subprocess
 import sys
+import threading
 
+import greenlet
 import pytest
 
 import greenback
@@ -126,3 +129,190 @@ def test_resumed_over_live_stack():
         coro.send("c")
     assert stop.value.value == ["a", "b", "c"]
     assert greenback._core.engine_counters()["overlaps"] > before
+
+
+@direct
+def test_many_suspended_at_once():
+    """Each suspended stack is its own; memory for hundreds comes and goes."""
+    coros = [greenback.with_portal_run_sync(sync, 2) for _ in range(500)]
+    for coro in coros:
+        coro.send(None)
+    for number, coro in enumerate(coros):
+        coro.send(number)
+    for number, coro in enumerate(coros):
+        with pytest.raises(StopIteration) as stop:
+            coro.send(-number)
+        assert stop.value.value == [number, -number]
+
+
+@direct
+def test_many_entries_from_c():
+    """The frames of a stack with many C calls between are cut and joined again."""
+
+    def names():
+        frame, found = sys._getframe(1), []
+        while frame is not None:
+            found.append(frame.f_code.co_name)
+            frame = frame.f_back
+        return found
+
+    def program():
+        before = names()
+        sync(3)
+        return before, names()
+
+    coro = greenback.with_portal_run_sync(deeper, 30, program)
+    for _ in range(4):
+        try:
+            coro.send(None)
+        except StopIteration as stop:
+            before, after = stop.value
+    assert before == after
+    assert before.count("deeper") == 31
+
+
+@direct
+def test_wrong_thread():
+    """Only the thread that suspended a task can resume it."""
+    coro = greenback.with_portal_run_sync(sync, 1)
+    coro.send(None)
+    errors = []
+
+    def resume():
+        try:
+            coro.send(None)
+        except RuntimeError as error:
+            errors.append(str(error))
+
+    thread = threading.Thread(target=resume)
+    thread.start()
+    thread.join()
+    assert len(errors) == 1
+    assert "in the thread that suspended it" in errors[0]
+    with pytest.raises(StopIteration):
+        coro.send(None)
+
+
+@direct
+@pytest.mark.overlaps
+def test_not_resumed_over_a_collection(strays):
+    """A finalizer that the collector runs can't resume a stack over its frames."""
+    coro = greenback.with_portal_run_sync(sync, 1)
+    coro.send(None)
+    errors = []
+
+    class Cycle:
+        def __init__(self):
+            self.me = self
+
+        def __del__(self):
+            try:
+                coro.send(None)
+            except RuntimeError as error:
+                errors.append(str(error))
+
+    Cycle()
+    deeper(150, gc.collect)
+    assert len(errors) == 1
+    assert "finalizer that the garbage collector runs" in errors[0]
+    with pytest.raises(StopIteration):
+        coro.send(None)
+
+
+# --- await_ in greenlets started in the step
+
+
+@pytest.fixture
+def traced():
+    """greenlet.settrace() with a function that notes the events in a list."""
+    events = []
+
+    def tracer(event, switch):
+        events.append(event)
+
+    greenlet.settrace(tracer)
+    yield events, tracer
+    greenlet.settrace(None)
+
+
+def drive(coro):
+    """Send to ``coro`` what it yields until it ends; return its result."""
+    value = None
+    while True:
+        try:
+            value = coro.send(value)
+        except StopIteration as stop:
+            return stop.value
+
+
+def test_tracer_is_kept(traced):
+    """The user's trace function sees the switches and stays in place."""
+    events, tracer = traced
+
+    def program():
+        inner = greenlet.greenlet(sync)
+        return len(inner.switch(3)), greenlet.gettrace() is tracer
+
+    assert drive(greenback.with_portal_run_sync(program)) == (3, True)
+    assert "switch" in events
+
+
+def test_exception_with_tracer(traced):
+    """An exception that leaves the greenlet arrives, the trace function stays."""
+    _, tracer = traced
+
+    def fail():
+        sync(1)
+        raise LookupError("from the greenlet")
+
+    def program():
+        with pytest.raises(LookupError, match="from the greenlet"):
+            greenlet.greenlet(fail).switch()
+        return True
+
+    assert drive(greenback.with_portal_run_sync(program))
+    assert greenlet.gettrace() is tracer
+
+
+@direct
+def test_tracer_that_raises(strays):
+    """A trace function that raises is taken away, as greenlet does, and reported."""
+
+    def tracer(event, switch):
+        raise LookupError("from the tracer")
+
+    def program():
+        def inner():
+            greenlet.settrace(tracer)
+            return sync(2)
+
+        return greenlet.greenlet(inner).switch()
+
+    assert len(drive(greenback.with_portal_run_sync(program))) == 2
+    assert greenlet.gettrace() is None
+    assert len(strays) == 1
+    assert "from the tracer" in strays.pop()
+
+
+@direct
+def test_woken_by_somebody_else():
+    """Whoever wakes a greenlet that waits for the loop fails both sides clearly."""
+    inner_errors, inners = [], []
+
+    def inner():
+        try:
+            sync(1)
+        except RuntimeError as error:
+            inner_errors.append(str(error))
+
+    def program():
+        inners.append(greenlet.greenlet(inner))
+        return inners[0].switch()
+
+    coro = greenback.with_portal_run_sync(program)
+    coro.send(None)
+    inners[0].parent = greenlet.getcurrent()
+    inners[0].switch()
+    assert len(inner_errors) == 1
+    with pytest.raises(RuntimeError, match="switched to by something else"):
+        coro.send(None)
