@@ -15,7 +15,7 @@ use_module(PyObject *module)
     if (settrace == NULL) {
         settrace = PyObject_GetAttrString(module, "settrace");
     }
-    if (gettrace == NULL) {
+    if (settrace != NULL && gettrace == NULL) {
         gettrace = PyObject_GetAttrString(module, "gettrace");
     }
     if (settrace == NULL || gettrace == NULL) {
@@ -65,7 +65,7 @@ gb_greenlet_is_loaded(PyObject *modules)
     pending = PyErr_GetRaisedException();
     modules_seen = PyDict_GET_SIZE(modules);
     module = PyDict_GetItemString(modules, "greenlet"); /* borrowed */
-    if (module != NULL) {
+    if (module != NULL && module != Py_None) {
         Py_INCREF(module);
         if (use_module(module) < 0) { /* half imported: look again later */
             PyErr_Clear();
