@@ -154,5 +154,7 @@ async def call_decorated() -> None:
 
 def engine() -> None:
     """The name of the engine, and the version."""
-    assert_type(greenback.engine, str)
+    engine_name: str = greenback.engine
+    assert_type(engine_name, str)
+    assert_type(greenback.engine.reason, str)
     assert_type(greenback.__version__, str)
