@@ -11,8 +11,8 @@
 
 #include "gb_compat.h"
 
-#if defined(__x86_64__) && (defined(__linux__) || defined(__APPLE__)) \
-    && !defined(__ILP32__)
+#if (defined(__x86_64__) || defined(__aarch64__)) \
+    && (defined(__linux__) || defined(__APPLE__)) && !defined(__ILP32__)
 #define GB_STACK_CPU_KNOWN 1
 #else
 #define GB_STACK_CPU_KNOWN 0
