@@ -319,3 +319,20 @@ def test_woken_by_somebody_else():
     assert len(inner_errors) == 1
     with pytest.raises(RuntimeError, match="switched to by something else"):
         coro.send(None)
+
+
+@direct
+def test_home_moves_with_the_loop():
+    """A stack that goes on in the main greenlet serves greenlets from there."""
+
+    def program():
+        first = sync(1)
+        return [*first, *greenlet.greenlet(sync).switch(2)]
+
+    coro = greenback.with_portal_run_sync(program)
+    greenlet.greenlet(coro.send).switch(None)  # a greenlet that ends with that step
+    assert isinstance(coro.send("a"), Trap)
+    assert isinstance(coro.send("b"), Trap)
+    with pytest.raises(StopIteration) as stop:
+        coro.send("c")
+    assert stop.value.value == ["a", "b", "c"]

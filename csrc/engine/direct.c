@@ -166,7 +166,8 @@ run_body(void *argument)
     return &s->slice;
 }
 
-/* Whether this is a greenlet in which `s` can be resumed.  Cannot fail. */
+/* Whether this is a greenlet in which `s` can be resumed; then it is the home
+ * of `s` from now on.  Cannot fail. */
 static bool
 in_right_greenlet(PortalObject *p, StepStack *s)
 {
@@ -185,6 +186,9 @@ in_right_greenlet(PortalObject *p, StepStack *s)
     right = s->home == current
             || (gb_greenlet_is_main(current)
                 && (s->home == NULL || s->foreign == NULL));
+    if (right && s->home != current) {
+        Py_XSETREF(s->home, Py_NewRef(current));
+    }
     Py_DECREF(current);
     return right;
 }
@@ -477,13 +481,7 @@ direct_why_not(void)
 #endif
 }
 
-static int
-direct_init(gb_state *Py_UNUSED(st))
-{
-    PyErr_SetString(PyExc_ImportError, direct_why_not());
-    return -1;
-}
-
+#define direct_init NULL
 #define direct_step NULL
 #define direct_suspend NULL
 #define direct_may_unwind NULL
