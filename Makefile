@@ -8,19 +8,22 @@
 #   make format      reformat Python and C
 #   make coverage    the suite with C coverage, at least $(COVERAGE_MINIMUM) %
 #   make sanitize    the suite under AddressSanitizer and UBSan
+#   make torture     random programs, natively and with portals: two minutes
+#   make soak        the same for an hour, on every Python the direct engine knows
 #   make package     build sdist and wheel, and try both in empty environments
 #   make test-all    all of the above that CI does, on every supported Python
 #   make clean       remove environments and what was built
 #
-# PYTEST_ARGS, DEMO_ARGS and BENCH_ARGS are passed on.
+# PYTEST_ARGS, DEMO_ARGS, BENCH_ARGS and TORTURE_ARGS are passed on.
 
 PYTHON ?= python3
 VENV ?= .venv
 COVERAGE_MINIMUM ?= 90
+SOAK_SECONDS ?= 3600
 C_FILES = $(wildcard csrc/*.c csrc/*.h csrc/engine/*.c csrc/engine/*.h)
 
 .PHONY: test demo bench lint lint-python lint-types lint-c format coverage \
-	sanitize package test-all clean
+	sanitize torture soak package test-all clean
 
 test:
 	tools/test-env $(VENV) $(PYTHON) test
@@ -61,6 +64,13 @@ coverage:
 
 sanitize:
 	tools/sanitize .venvs/sanitize $(PYTHON) $(PYTEST_ARGS)
+
+torture:
+	tools/test-env $(VENV) $(PYTHON) torture
+	$(VENV)/bin/python tests/torture/torture.py --greenlets $(TORTURE_ARGS)
+
+soak:
+	tools/soak $(SOAK_SECONDS)
 
 package:
 	tools/check-package .venvs/package $(PYTHON)

@@ -67,6 +67,9 @@ def compiler_flags(switches: list[str]) -> tuple[list[str], list[str]]:
         return ["/std:c11"], []
     compile_flags = ["-std=c11", "-fvisibility=hidden", "-fno-strict-aliasing"]
     link_flags = []
+    if sys.platform.startswith("linux"):
+        # One cache line less for each call into Python.
+        compile_flags.append("-fno-plt")
     if "WERROR" in switches:
         compile_flags += [
             "-Wall",

@@ -81,7 +81,7 @@ give_up(gb_state *st, PyObject *iterator, PyObject *trap)
                     "on regardless; it has been closed");
 }
 
-PyObject *
+GB_HOT PyObject *
 gb_await(gb_state *st, PyObject *awaitable)
 {
     PyObject *iterator, *result = NULL;

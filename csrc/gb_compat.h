@@ -24,6 +24,9 @@
 #define GB_LIKELY(x) __builtin_expect(!!(x), 1)
 #define GB_UNLIKELY(x) __builtin_expect(!!(x), 0)
 #define GB_NOINLINE __attribute__((noinline))
+/* On the way of every step: the linker puts these side by side, for a loop
+ * leaves little of the instruction cache to us. */
+#define GB_HOT __attribute__((hot))
 /* The greenlet engine only compares stack addresses, it never follows them. */
 #define GB_STACK_ADDRESS() ((char *)__builtin_frame_address(0))
 #elif defined(_MSC_VER)
@@ -31,6 +34,7 @@
 #define GB_LIKELY(x) (x)
 #define GB_UNLIKELY(x) (x)
 #define GB_NOINLINE __declspec(noinline)
+#define GB_HOT
 #define GB_STACK_ADDRESS() ((char *)_AddressOfReturnAddress())
 #else
 #error "greenback needs GCC, Clang or MSVC"
@@ -84,6 +88,20 @@ PyErr_SetRaisedException(PyObject *exc) /* steals */
 #else
 #define GB_THROW_SIGNATURE_DEPRECATED 0
 #endif
+
+/* The co_flags of what a generator runs. */
+static inline int
+gb_compat_generator_flags(PyObject *generator)
+{
+#if PY_VERSION_HEX >= 0x030c0000
+    PyCodeObject *code = PyGen_GetCode((PyGenObject *)generator);
+    int flags = code->co_flags;
+    Py_DECREF(code);
+    return flags;
+#else
+    return ((PyGenObject *)generator)->gi_code->co_flags;
+#endif
+}
 
 /* Coroutines tell their state in one attribute since 3.15. */
 #if PY_VERSION_HEX >= 0x030f0000

@@ -13,19 +13,27 @@
 
 static PyTypeObject retyped_type;
 
+static inline bool
+is_retyped(PyObject *self)
+{
+    return Py_IS_TYPE(self, &retyped_type);
+}
+
 static PortalObject *
 portal_of(PyObject *self)
 {
-    assert(Py_IS_TYPE(self, &retyped_type));
+    assert(is_retyped(self));
     return (PortalObject *)*gb_cpython_origin_slot(self);
 }
 
 /* ------------------------------------------------------------- native side */
 
-static PySendResult
+static sendfunc coroutine_am_send; /* the slot of native coroutines */
+
+static inline PySendResult
 native_send(PyObject *self, PyObject *value, PyObject **result)
 {
-    return PyCoro_Type.tp_as_async->am_send(self, value, result);
+    return coroutine_am_send(self, value, result);
 }
 
 static PySendResult
@@ -36,7 +44,7 @@ native_throw(gb_state *st, PyObject *self, PyObject *exc, PyObject **result)
         PyObject_Vectorcall(st->coroutine_throw, args, 2, NULL), result);
 }
 
-static PySendResult
+static GB_HOT PySendResult
 form_send(PortalObject *p, PyObject *value, PyObject **result)
 {
     return native_send(p->p_coroutine, value, result);
@@ -115,7 +123,7 @@ prepare_first_step(PyObject *self, gb_op op, PyObject *argument)
 
 /* All driving of a retyped coroutine comes through here; returns as
  * PyIter_Send does. */
-static PySendResult
+static GB_HOT PySendResult
 drive(PyObject *self, gb_op op, PyObject *argument, PyObject **result)
 {
     PortalObject *p = portal_of(self);
@@ -145,17 +153,22 @@ drive(PyObject *self, gb_op op, PyObject *argument, PyObject **result)
     return status;
 }
 
-static PySendResult
+static GB_HOT PySendResult
 retyped_am_send(PyObject *self, PyObject *value, PyObject **result)
 {
     return drive(self, GB_OP_SEND, value, result);
 }
 
+/* The methods, unlike the slots, may find that the coroutine has no portal any
+ * more: whoever has got hold of coroutine.send can call it at any time. */
+
 static PyObject *
 retyped_send(PyObject *self, PyObject *value)
 {
     PyObject *result;
-    PySendResult status = drive(self, GB_OP_SEND, value, &result);
+    PySendResult status = is_retyped(self)
+                              ? drive(self, GB_OP_SEND, value, &result)
+                              : native_send(self, value, &result);
     return gb_drive_to_method_result(status, result);
 }
 
@@ -176,8 +189,7 @@ retyped_throw(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
     if (exc == NULL) {
         return NULL;
     }
-    /* Warnings and constructors have run: is there a portal still? */
-    if (Py_IS_TYPE(self, &retyped_type)) {
+    if (is_retyped(self)) { /* asked late: constructors have run */
         status = drive(self, GB_OP_THROW, exc, &result);
         result = gb_drive_to_method_result(status, result);
     }
@@ -191,20 +203,19 @@ retyped_throw(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
 static PyObject *
 retyped_close(PyObject *self, PyObject *Py_UNUSED(ignored))
 {
-    PortalObject *p = portal_of(self);
-    gb_state *st = p->p_st;
+    PortalObject *p = is_retyped(self) ? portal_of(self) : NULL;
     PyObject *result = NULL;
-    int prepared = 1;
+    int prepared = p != NULL;
 
     Py_INCREF(self);
-    if (p->p_state < PORTAL_IDLE) {
+    if (p != NULL && p->p_state < PORTAL_IDLE) {
         prepared = prepare_first_step(self, GB_OP_CLOSE, NULL);
     }
     if (prepared > 0) {
         result = gb_portal_close(p) < 0 ? NULL : Py_NewRef(Py_None);
     }
-    else if (prepared == 0) {
-        result = PyObject_CallOneArg(st->coroutine_close, self);
+    else if (prepared == 0) { /* it has the type of a native one now */
+        result = PyObject_CallMethod(self, "close", NULL);
     }
     Py_DECREF(self);
     return result;
@@ -334,7 +345,9 @@ retyped_tp_iter(PyObject *self)
 static PyObject *
 retyped_await(PyObject *self, PyObject *Py_UNUSED(ignored))
 {
-    return gb_coroutine_wrapper_new(portal_of(self)->p_st, self);
+    return is_retyped(self)
+               ? gb_coroutine_wrapper_new(portal_of(self)->p_st, self)
+               : PyObject_CallMethod(self, "__await__", NULL);
 }
 
 /* ---------------------------------------------------------------- lifetime */
@@ -357,7 +370,7 @@ retyped_tp_finalize(PyObject *self)
         gb_portal_leak(self);
         return;
     }
-    if (Py_IS_TYPE(self, &retyped_type)) {
+    if (is_retyped(self)) {
         gb_portal_detach(p);
     }
     PyCoro_Type.tp_finalize(self);
@@ -373,7 +386,7 @@ retyped_tp_dealloc(PyObject *self)
     if (PyObject_CallFinalizerFromDealloc(self) < 0) {
         return; /* alive again */
     }
-    if (Py_IS_TYPE(self, &retyped_type)) {
+    if (is_retyped(self)) {
         /* The finalizer had its one run before this portal was put here. */
         if (portal_of(self)->p_state == PORTAL_SUSPENDED) {
             gb_portal_leak(self);
@@ -400,8 +413,7 @@ static PyMethodDef retyped_methods[] = {
                "what it yields next or raise StopIteration.")},
     {"close", retyped_close, METH_NOARGS,
      PyDoc_STR("close() -> raise GeneratorExit inside the coroutine.")},
-    /* METH_COEXIST: in place of the one made from am_await */
-    {"__await__", retyped_await, METH_NOARGS | METH_COEXIST,
+    {"__await__", retyped_await, METH_NOARGS,
      PyDoc_STR("Return an iterator to be used in an await expression.")},
     {NULL, NULL, 0, NULL},
 };
@@ -418,6 +430,30 @@ static PyGetSetDef retyped_getset[] = {
     {NULL, NULL, NULL, NULL, NULL},
 };
 
+/* Methods of retyped coroutines are methods of all coroutines to whoever binds
+ * them: profilers bind them again after the call, and the call may have given
+ * the coroutine its native type back.  0, or -1 with an exception. */
+static int
+add_methods(void)
+{
+    for (PyMethodDef *method = retyped_methods; method->ml_name != NULL;
+         method++) {
+        int rc;
+        PyObject *descriptor = PyDescr_NewMethod(&PyCoro_Type, method);
+        if (descriptor == NULL) {
+            return -1;
+        }
+        rc = PyDict_SetItemString(retyped_type.tp_dict, method->ml_name,
+                                  descriptor);
+        Py_DECREF(descriptor);
+        if (rc < 0) {
+            return -1;
+        }
+    }
+    PyType_Modified(&retyped_type);
+    return 0;
+}
+
 /* Static, since the coroutine type is no acceptable base for a heap type. */
 static PyTypeObject retyped_type = {
     PyVarObject_HEAD_INIT(NULL, 0)
@@ -429,7 +465,6 @@ static PyTypeObject retyped_type = {
     .tp_finalize = retyped_tp_finalize,
     .tp_repr = retyped_tp_repr,
     .tp_as_async = &retyped_async,
-    .tp_methods = retyped_methods,
     .tp_getset = retyped_getset,
 };
 
@@ -457,7 +492,7 @@ gb_coroutine_retype(gb_state *st, PyObject *coroutine, gb_portal_state state,
 PortalObject *
 gb_coroutine_portal(gb_state *st, PyObject *object)
 {
-    if (Py_IS_TYPE(object, &retyped_type)) {
+    if (is_retyped(object)) {
         return portal_of(object);
     }
     return gb_stand_in_portal(st, object);
@@ -467,10 +502,11 @@ int
 gb_coroutine_add_types(PyObject *module, gb_state *st)
 {
     if (!(retyped_type.tp_flags & Py_TPFLAGS_READY)) {
+        coroutine_am_send = PyCoro_Type.tp_as_async->am_send;
         retyped_type.tp_base = &PyCoro_Type;
         retyped_type.tp_basicsize = PyCoro_Type.tp_basicsize;
         retyped_type.tp_itemsize = PyCoro_Type.tp_itemsize;
-        if (PyType_Ready(&retyped_type) < 0) {
+        if (PyType_Ready(&retyped_type) < 0 || add_methods() < 0) {
             return -1;
         }
         /* `await` insists on an iterator.  Set late: a native coroutine has

@@ -235,7 +235,7 @@ join_contexts(PyThreadState *ts, gb_cpython_stack *s)
     }
 }
 
-int
+GB_HOT int
 gb_cpython_leave_stack(PyThreadState *ts, gb_cpython_stack *s,
                        PyObject *context)
 {
@@ -287,7 +287,7 @@ bridge_frames(gb_cpython_stack *s, char *low, char *high,
     return 0;
 }
 
-int
+GB_HOT int
 gb_cpython_prepare_stack(PyThreadState *ts, gb_cpython_stack *s,
                          char *hidden_low, char *hidden_high)
 {
@@ -322,7 +322,7 @@ gb_cpython_unbridge_frames(gb_cpython_stack *s)
     restore_links(&s->bridges);
 }
 
-void
+GB_HOT void
 gb_cpython_reenter_stack(PyThreadState *ts, gb_cpython_stack *s)
 {
 #if GB_CPYTHON_HAS_CFRAME

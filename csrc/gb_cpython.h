@@ -119,6 +119,13 @@ gb_cpython_set_outermost_handled_exception(PyThreadState *ts, PyObject *exc)
     Py_XDECREF(old);
 }
 
+/* As PyThreadState_GetID. */
+static inline uint64_t
+gb_cpython_thread_id(PyThreadState *ts)
+{
+    return ts->id;
+}
+
 /* -------------------------------------------- what each C stack has of its own
  *
  * For engines that cut C stacks apart: the thread state describes the stack
@@ -198,14 +205,17 @@ typedef struct {
  * the loop's ends: its Python frames, exceptions being handled and counters
  * go on from those of the loop. */
 typedef struct {
-    gb_stack_fields loop;   /* of the stack below, when the step began */
-    gb_stack_fields step;   /* of this stack, while it is suspended */
-    _PyErr_StackItem base;  /* what this stack's chain of handled exceptions
-                               ends in */
-    _PyStackChunk *chunk;   /* borrowed: where its outermost frames are */
-    gb_frame_links cuts;    /* while suspended */
-    gb_frame_links bridges; /* during a step: see gb_cpython_bridge_frames */
-    /* while suspended: */
+    /* used by each step */
+    _PyStackChunk *chunk;  /* borrowed: where its outermost frames are */
+    _PyErr_StackItem base; /* what this stack's chain of handled exceptions
+                              ends in */
+#if GB_CPYTHON_HAS_CFRAME
+    _PyCFrame cframe; /* what this stack's chain of them ends in */
+#endif
+    gb_stack_fields loop; /* of the stack below, when the step began */
+    /* while suspended */
+    gb_stack_fields step;
+    gb_frame_links cuts;
     struct _PyInterpreterFrame *top;    /* innermost frame of Python code, or
                                NULL */
     struct _PyInterpreterFrame *bottom; /* outermost frame, which may be on the
@@ -213,9 +223,8 @@ typedef struct {
     PyObject *context;        /* owned: the innermost Context that was
                      entered on this stack, or NULL */
     PyObject *context_bottom; /* borrowed: the outermost of those */
-#if GB_CPYTHON_HAS_CFRAME
-    _PyCFrame cframe; /* what this stack's chain of them ends in */
-#endif
+    /* during a step: see gb_cpython_bridge_frames */
+    gb_frame_links bridges;
 } gb_cpython_stack;
 
 static inline void
@@ -330,7 +339,25 @@ gb_cpython_begin_stack(PyThreadState *ts, gb_cpython_stack *s)
 #endif
 }
 
-/* Back on the stack below: give the thread state back to it. */
+/* Back on the stack below, after all calls of `s` have returned: nothing else
+ * than what gb_cpython_begin_stack has set is to be set back. */
+static inline void
+gb_cpython_end_whole_stack(PyThreadState *ts, gb_cpython_stack *s)
+{
+    ts->exc_info = s->loop.exc_info;
+    ts->datastack_chunk = s->loop.datastack_chunk;
+    ts->datastack_top = s->loop.datastack_top;
+    ts->datastack_limit = s->loop.datastack_limit;
+#if GB_CPYTHON_HAS_CFRAME
+#if PY_VERSION_HEX < 0x030c0000
+    s->loop.cframe->use_tracing = ts->cframe->use_tracing;
+#endif
+    ts->cframe = s->loop.cframe;
+#endif
+}
+
+/* Back on the stack below, `s` may be suspended or has been: give the thread
+ * state back. */
 static inline void
 gb_cpython_end_stack(PyThreadState *ts, gb_cpython_stack *s)
 {

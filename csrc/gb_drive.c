@@ -2,23 +2,12 @@
 
 #include "gb_cpython.h"
 
-/* 1 if `object` is a generator that types.coroutine() has blessed, 0 if not,
- * -1 with an exception. */
-static int
+/* Whether `object` is a generator that types.coroutine() has blessed. */
+static inline bool
 is_generator_coroutine(PyObject *object)
 {
-    PyObject *code;
-    int flags;
-    if (!PyGen_CheckExact(object)) {
-        return 0;
-    }
-    code = PyObject_GetAttrString(object, "gi_code");
-    if (code == NULL) {
-        return -1;
-    }
-    flags = ((PyCodeObject *)code)->co_flags;
-    Py_DECREF(code);
-    return (flags & CO_ITERABLE_COROUTINE) != 0;
+    return PyGen_CheckExact(object)
+           && (gb_compat_generator_flags(object) & CO_ITERABLE_COROUTINE) != 0;
 }
 
 /* 1 if `object` is a collections.abc.Coroutine, 0 if not, -1 with an
@@ -57,7 +46,7 @@ refuse_awaited_coroutine(gb_state *st, PyObject *coroutine)
     return 0;
 }
 
-PyObject *
+GB_HOT PyObject *
 gb_drive_iterator(gb_state *st, PyObject *awaitable)
 {
     PyTypeObject *type = Py_TYPE(awaitable);
@@ -69,10 +58,10 @@ gb_drive_iterator(gb_state *st, PyObject *awaitable)
                    ? NULL
                    : Py_NewRef(awaitable);
     }
-    is_coroutine = is_generator_coroutine(awaitable);
-    if (is_coroutine == 0) {
-        is_coroutine = is_abstract_coroutine(st, awaitable);
+    if (is_generator_coroutine(awaitable)) {
+        return Py_NewRef(awaitable);
     }
+    is_coroutine = is_abstract_coroutine(st, awaitable);
     if (is_coroutine != 0) {
         return is_coroutine < 0 ? NULL : Py_NewRef(awaitable);
     }
@@ -84,16 +73,10 @@ gb_drive_iterator(gb_state *st, PyObject *awaitable)
     if (iterator == NULL) {
         return NULL;
     }
-    is_coroutine = PyCoro_CheckExact(iterator);
-    if (!is_coroutine) {
-        is_coroutine = is_generator_coroutine(iterator);
-    }
-    if (is_coroutine > 0 || (is_coroutine == 0 && !PyIter_Check(iterator))) {
-        gb_compat_refuse_await_result(type, Py_TYPE(iterator),
-                                      is_coroutine > 0);
-        is_coroutine = -1;
-    }
-    if (is_coroutine != 0) {
+    is_coroutine
+        = PyCoro_CheckExact(iterator) || is_generator_coroutine(iterator);
+    if (is_coroutine || !PyIter_Check(iterator)) {
+        gb_compat_refuse_await_result(type, Py_TYPE(iterator), is_coroutine);
         Py_CLEAR(iterator);
     }
     return iterator;

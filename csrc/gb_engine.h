@@ -32,15 +32,14 @@ typedef struct gb_engine {
      * (ImportError: can't be used here). */
     int (*init)(gb_state *st);
 
-    /* Run one step of `p`: gb_engine_body on a stack of its own, or if
-     * one waits in suspend() (p_waits), go on with that.
-     * Returns 0 when the step has ended: p_status tells how, p_result is set
-     * unless that is PYGEN_ERROR, and then an exception is pending; p_waits
-     * tells whether a stack waits now.
-     * Returns -1 with an exception if the step did not take place; `p` is as
-     * it was.  Runs Python code; switches stacks.
-     * The caller keeps `p` and its coroutine alive. */
-    int (*step)(PortalObject *p);
+    /* Run one step of `p` on the thread `ts`: gb_engine_body on a stack of its
+     * own, or if one waits in suspend() (p_waits), go on with that. Returns 0
+     * when the step has ended: p_status tells how, p_result is set unless that
+     * is PYGEN_ERROR, and then an exception is pending; p_waits tells whether
+     * a stack waits now. Returns -1 with an exception if the step did not take
+     * place; `p` is as it was.  Runs Python code; switches stacks. The caller
+     * keeps `p` and its coroutine alive. */
+    int (*step)(PortalObject *p, PyThreadState *ts);
 
     /* Called in a step of `p`, on the stack that wants to wait: end that step
      * with `trap` (stolen) as what it yields.  Returns 0 when the next step

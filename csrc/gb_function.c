@@ -19,7 +19,7 @@ typedef struct {
 /* ------------------------------------------------------------------- calls */
 
 /* await_(aw) */
-static PyObject *
+static GB_HOT PyObject *
 call_await(PyObject *self, PyObject *const *args, size_t nargsf,
            PyObject *kwnames)
 {

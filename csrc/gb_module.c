@@ -166,6 +166,25 @@ static PyMethodDef module_methods[] = {
 
 /* -------------------------------------------------------------------- init */
 
+/* Start the engine that has been chosen.  0, or -1 with an exception. */
+static int
+start_engine(gb_state *st)
+{
+    if (st->engine_reason == NULL) {
+        return -1;
+    }
+    if (st->engine->init(st) == 0) {
+        return 0;
+    }
+    if (PyErr_ExceptionMatches(PyExc_ModuleNotFoundError)) {
+        PyErr_Format(PyExc_ImportError,
+                     "greenback needs the package greenlet here, as %U; "
+                     "install greenback[greenlet]",
+                     st->engine_reason);
+    }
+    return -1;
+}
+
 /* Get the engine going that GREENBACK_ENGINE asks for.  0, or -1 with an
  * exception. */
 static int
@@ -189,35 +208,12 @@ use_wanted_engine(gb_state *st, const char *wanted)
         st->engine = engines[i];
         st->engine_reason
             = PyUnicode_FromFormat("GREENBACK_ENGINE=%s asks for it", wanted);
-        return st->engine_reason == NULL ? -1 : st->engine->init(st);
+        return start_engine(st);
     }
     PyErr_Format(PyExc_ImportError,
                  "GREENBACK_ENGINE=%.100s: there is no such engine; use '%s' "
                  "or '%s'",
                  wanted, engines[0]->name, engines[1]->name);
-    return -1;
-}
-
-/* The greenlet engine, as the direct one can't be used.  0, or -1 with an
- * exception. */
-static int
-fall_back(gb_state *st, const char *why_not)
-{
-    st->engine = &gb_greenlet_engine;
-    st->engine_reason = PyUnicode_FromFormat(
-        "the direct engine can't be used, since %s", why_not);
-    if (st->engine_reason == NULL) {
-        return -1;
-    }
-    if (st->engine->init(st) == 0) {
-        return 0;
-    }
-    if (PyErr_ExceptionMatches(PyExc_ModuleNotFoundError)) {
-        PyErr_Format(PyExc_ImportError,
-                     "greenback needs the package greenlet here, as %U; "
-                     "install it",
-                     st->engine_reason);
-    }
     return -1;
 }
 
@@ -231,12 +227,16 @@ choose_engine(gb_state *st)
     }
     why_not = gb_direct_engine.why_not();
     if (why_not != NULL) {
-        return fall_back(st, why_not);
+        st->engine = &gb_greenlet_engine;
+        st->engine_reason = PyUnicode_FromFormat(
+            "the direct engine can't be used, since %s", why_not);
     }
-    st->engine = &gb_direct_engine;
-    st->engine_reason = PyUnicode_FromString(
-        "it is the fastest, and this CPython and this CPU allow it");
-    return st->engine_reason == NULL ? -1 : st->engine->init(st);
+    else {
+        st->engine = &gb_direct_engine;
+        st->engine_reason = PyUnicode_FromString(
+            "it is the fastest, and this CPython and this CPU allow it");
+    }
+    return start_engine(st);
 }
 
 static int

@@ -40,7 +40,7 @@ gb_portal_detach(PortalObject *p)
 
 /* ------------------------------------------------------------------ steps */
 
-PySendResult
+GB_HOT PySendResult
 gb_engine_body(PortalObject *p, PyObject **result)
 {
     switch (p->p_op) {
@@ -54,7 +54,7 @@ gb_engine_body(PortalObject *p, PyObject **result)
 }
 
 /* What becomes of the portal when the engine has returned. */
-static void
+static inline void
 end_step(PortalObject *p, int rc, gb_portal_state before)
 {
     if (rc < 0) {
@@ -89,10 +89,11 @@ may_step(PortalObject *p)
     }
 }
 
-PySendResult
+GB_HOT PySendResult
 gb_portal_step(PortalObject *p, gb_op op, PyObject *argument,
                PyObject **result)
 {
+    PyThreadState *ts = PyThreadState_GetUnchecked();
     PortalObject *outer;
     gb_portal_state before = (gb_portal_state)p->p_state;
     PySendResult status;
@@ -107,11 +108,11 @@ gb_portal_step(PortalObject *p, gb_op op, PyObject *argument,
     p->p_outer = (PortalObject *)Py_XNewRef((PyObject *)gb_portal_running);
     gb_portal_running = p;
     p->p_state = PORTAL_RUNNING;
-    p->p_context = gb_cpython_context(PyThreadState_GetUnchecked());
+    p->p_context = gb_cpython_context(ts);
     p->p_op = (unsigned char)op;
     p->p_argument = argument;
 
-    rc = p->p_st->engine->step(p); /* everything may have changed, but p */
+    rc = p->p_st->engine->step(p, ts); /* all may have changed, but p */
 
     /* An outer step that has ended meanwhile (its greenlet went on while we
      * ran) is not running any more. */

@@ -8,6 +8,7 @@
 struct gb_engine;
 
 #define GB_STATE_OBJECTS(X)                    \
+    X(PyObject, modules)                       \
     /* our types */                            \
     X(PyTypeObject, PortalType)                \
     X(PyTypeObject, CoroutineWrapperType)      \
@@ -20,7 +21,6 @@ struct gb_engine;
     X(PyObject, coroutine_throw)               \
     X(PyObject, coroutine_close)               \
     /* imports */                              \
-    X(PyObject, modules)                       \
     X(PyObject, abc_coroutine)                 \
     X(PyObject, sniffio_thread_local)          \
     X(PyObject, sniffio_library_variable)      \
@@ -59,11 +59,11 @@ struct gb_engine;
     X(PyObject, str_qualname)
 
 typedef struct {
+    /* Which engine runs the steps. */
+    const struct gb_engine *engine;
 #define X(type, name) type *name;
     GB_STATE_OBJECTS(X)
 #undef X
-    /* Which engine runs the steps. */
-    const struct gb_engine *engine;
     /* Whether coroutines may be retyped; if not, all get a stand-in. */
     bool may_retype;
 } gb_state;

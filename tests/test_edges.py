@@ -6,6 +6,7 @@ import contextvars
 import gc
 import inspect
 import pickle
+import sys
 import threading
 import types
 import warnings
@@ -28,6 +29,59 @@ def finish(coro):
     with pytest.raises(StopIteration) as stop:
         coro.send(None)
     return stop.value.value
+
+
+# --- methods of a coroutine that are kept or called by others than the loop
+
+
+def test_methods_of_a_coroutine_that_has_ended():
+    """Methods that were bound while there was a portal are a coroutine's afterwards."""
+    coro = with_portal_run_sync(lambda: await_(trap("waits")))
+    send, throw, close, get_iterator = (
+        coro.send,
+        coro.throw,
+        coro.close,
+        coro.__await__,
+    )
+    iterator = get_iterator()
+    assert send(None) == "waits"
+    with pytest.raises(StopIteration):
+        send(None)
+    for call in (
+        lambda: send(None),
+        lambda: throw(LookupError()),
+        lambda: next(iterator),
+        lambda: next(get_iterator()),
+    ):
+        with pytest.raises(RuntimeError, match="cannot reuse already awaited"):
+            call()
+    assert close() is None
+
+
+@pytest.mark.parametrize("end", ["return", "raise", "throw", "close"])
+def test_step_under_a_profiler(end):
+    """A profile function may see the very call in which the coroutine ends."""
+
+    def sync():
+        await_(trap("waits"))
+        if end == "raise":
+            raise LookupError
+
+    coro = with_portal_run_sync(sync)
+    assert coro.send(None) == "waits"
+    expected = {"return": StopIteration, "raise": LookupError, "throw": KeyError}
+    sys.setprofile(lambda *event: None)
+    try:
+        if end == "close":
+            coro.close()
+        else:
+            with pytest.raises(expected[end]):
+                if end == "throw":
+                    coro.throw(KeyError())
+                else:
+                    coro.send(None)
+    finally:
+        sys.setprofile(None)
 
 
 # --- what goes on yielding when nobody listens

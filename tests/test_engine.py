@@ -73,6 +73,13 @@ def test_engine_by_hand():
     ]
 
 
+def test_engine_that_lacks_greenlet():
+    """Without the package greenlet, its engine says what to install."""
+    run = run_program("sys.modules['greenlet'] = None", GREENBACK_ENGINE="greenlet")
+    assert "ImportError: greenback needs the package greenlet here" in run.stderr
+    assert "install greenback[greenlet]" in run.stderr
+
+
 def test_unknown_engine():
     """A wrong name is an ImportError that lists the right ones."""
     run = run_program(GREENBACK_ENGINE="no such engine")

@@ -17,7 +17,6 @@ enum {
     DISTANCE_LEAST = 4096, /* less is not worth an anchor */
     SHARE_OUTERMOST = 8,   /* no more than 1/8 of the room */
     SHARE_NESTED = 32,
-    DEEPEST = 3,            /* steps in steps that get an anchor */
     REACH = 4,              /* an anchor is used from up to 4 times the
                                distance at which it was made */
     GAP = 2048,             /* without an anchor */
@@ -26,7 +25,7 @@ enum {
     RESERVE = 65536, /* the interpreter's own limit is about there */
 };
 
-unsigned long gb_anchor_used = 0, gb_anchor_not_used = 0;
+unsigned long gb_anchor_not_used = 0;
 static bool anchors_wanted = true;
 
 typedef struct {
@@ -41,6 +40,7 @@ typedef struct {
     anchor anchors[ANCHORS]; /* by descending address */
 } thread_stack;
 
+GB_THREAD_LOCAL gb_anchor_range gb_anchor_last GB_TLS_MODEL = {NULL};
 static GB_THREAD_LOCAL thread_stack this_thread GB_TLS_MODEL;
 
 void
@@ -94,8 +94,9 @@ align_down(char *address)
     return (char *)((uintptr_t)address & ~(uintptr_t)63);
 }
 
-/* Keep a new anchor in order; the deepest gives way if there are too many. */
-static void
+/* Keep a new anchor in order; the deepest gives way if there are too many.
+ * Returns its place. */
+static int
 insert_anchor(thread_stack *t, anchor a)
 {
     int i = 0;
@@ -112,6 +113,20 @@ insert_anchor(thread_stack *t, anchor a)
         t->anchors[j] = t->anchors[j - 1];
     }
     t->anchors[i] = a;
+    return i;
+}
+
+/* Use the anchor at place `i`, also for the next step. */
+static char *
+use_anchor(thread_stack *t, int i)
+{
+    char *address = t->anchors[i].address;
+    char *to = address + t->anchors[i].reach + 1;
+    if (i > 0 && t->anchors[i - 1].address + NEAREST < to) {
+        to = t->anchors[i - 1].address + NEAREST;
+    }
+    gb_anchor_last = (gb_anchor_range){address + NEAREST, to, address};
+    return address;
 }
 
 static GB_NOINLINE char *
@@ -140,16 +155,14 @@ make_anchor(thread_stack *t, char *frame, int depth)
     }
     a.address = align_down(frame - distance);
     a.reach = REACH * distance;
-    insert_anchor(t, a);
-    gb_anchor_used++;
-    return a.address;
+    return use_anchor(t, insert_anchor(t, a));
 }
 
 char *
-gb_anchor_find(char *frame, int depth, bool in_greenlet)
+gb_anchor_look_up(char *frame, int depth, bool in_greenlet)
 {
     thread_stack *t = &this_thread;
-    if (in_greenlet || depth > DEEPEST || !anchors_wanted) {
+    if (in_greenlet || depth > GB_ANCHOR_DEEPEST || !anchors_wanted) {
         return without_anchor(t, frame, depth, in_greenlet);
     }
     for (int i = 0; i < t->count; i++) {
@@ -158,8 +171,7 @@ gb_anchor_find(char *frame, int depth, bool in_greenlet)
             if (distance > t->anchors[i].reach) {
                 break;
             }
-            gb_anchor_used++;
-            return t->anchors[i].address;
+            return use_anchor(t, i);
         }
     }
     return make_anchor(t, frame, depth);

@@ -24,7 +24,6 @@
 
 typedef struct StepStack {
     gb_stack_slice slice;
-    gb_cpython_stack python;
     PortalObject *portal;   /* borrowed: the portal owns us */
     PyObject *home;         /* owned: the greenlet of the step; NULL: the main
                                one, as greenlet was not loaded */
@@ -32,6 +31,7 @@ typedef struct StepStack {
     uint64_t thread;        /* PyThreadState_GetID of its thread */
     bool suspended;         /* set where the step is left in suspend() */
     struct StepStack *next_free;
+    gb_cpython_stack python; /* what each step needs is at its head */
 } StepStack;
 
 enum {
@@ -155,7 +155,7 @@ reserve_aside(StepStack *s, size_t size)
 /* ------------------------------------------------------------------- steps */
 
 /* What runs at the top of a slice. */
-static gb_stack_slice *
+static GB_HOT gb_stack_slice *
 run_body(void *argument)
 {
     StepStack *s = argument;
@@ -166,17 +166,13 @@ run_body(void *argument)
     return &s->slice;
 }
 
-/* Whether this is a greenlet in which `s` can be resumed; then it is the home
- * of `s` from now on.  Cannot fail. */
-static bool
-in_right_greenlet(PortalObject *p, StepStack *s)
+/* Whether the running greenlet is one in which `s` can be resumed; then it is
+ * the home of `s` from now on.  Cannot fail. */
+static GB_NOINLINE bool
+in_right_greenlet(StepStack *s)
 {
-    PyObject *current;
+    PyObject *current = gb_greenlet_current();
     bool right;
-    if (!gb_greenlet_is_loaded(p->p_st->modules)) {
-        return true;
-    }
-    current = gb_greenlet_current();
     if (current == NULL) { /* at interpreter exit */
         PyErr_Clear();
         return false;
@@ -196,14 +192,14 @@ in_right_greenlet(PortalObject *p, StepStack *s)
 /* Why the stack that waits for `p` can't be resumed from here, where the
  * loop's stack goes down to `frame`; NULL if it can.  Keeps no exception
  * pending. */
-static const char *
+static inline const char *
 why_not_resume(PortalObject *p, StepStack *s, PyThreadState *ts, char *frame)
 {
-    if (s->thread != PyThreadState_GetID(ts)) {
+    if (s->thread != gb_cpython_thread_id(ts)) {
         return "a task suspended in await_() can only be resumed in the "
                "thread that suspended it";
     }
-    if (!in_right_greenlet(p, s)) {
+    if (gb_greenlet_is_loaded(p->p_st->modules) && !in_right_greenlet(s)) {
         return "a task suspended in await_() can only be resumed in the "
                "greenlet that suspended it";
     }
@@ -231,7 +227,7 @@ prepare_overlap(StepStack *s, PyThreadState *ts, char *frame, size_t size)
 
 /* Resume what waits for `p`.  0, or -1 with an exception if that did not take
  * place. */
-static int
+static GB_HOT GB_NOINLINE int
 resume_stack(PortalObject *p, StepStack *s, PyThreadState *ts)
 {
     char *frame = GB_STACK_ADDRESS();
@@ -258,56 +254,6 @@ resume_stack(PortalObject *p, StepStack *s, PyThreadState *ts)
     if (aside > 0) {
         gb_cpython_unbridge_frames(&s->python);
     }
-    return 0;
-}
-
-/* Begin a stack for `p`.  0, or -1 with an exception. */
-static inline int
-begin_stack(PortalObject *p, PyThreadState *ts, char *frame)
-{
-    bool in_greenlet = false;
-    StepStack *s = stack_take();
-    if (s == NULL) {
-        return -1;
-    }
-    if (gb_greenlet_is_loaded(p->p_st->modules)) {
-        s->home = gb_greenlet_current();
-        if (s->home == NULL) {
-            stack_give(s);
-            return -1;
-        }
-        in_greenlet = !gb_greenlet_is_main(s->home);
-    }
-    p->p_engine_data = s;
-    s->portal = p;
-    s->thread = PyThreadState_GetID(ts);
-    s->suspended = false;
-    s->slice.high = gb_anchor_find(frame, steps_below, in_greenlet);
-    return 0;
-}
-
-static int
-direct_step(PortalObject *p)
-{
-    PyThreadState *ts = PyThreadState_GetUnchecked();
-    StepStack *s = p->p_engine_data;
-
-    if (s != NULL) {
-        if (resume_stack(p, s, ts) < 0) {
-            return -1;
-        }
-    }
-    else {
-        if (begin_stack(p, ts, GB_STACK_ADDRESS()) < 0) {
-            return -1;
-        }
-        s = p->p_engine_data;
-        steps_below++;
-        gb_cpython_begin_stack(ts, &s->python);
-        gb_stack_enter(&s->slice, run_body, s);
-        steps_below--;
-        gb_cpython_end_stack(ts, &s->python);
-    }
     if (s->suspended) {
         p->p_waits = true;
     }
@@ -318,10 +264,72 @@ direct_step(PortalObject *p)
     return 0;
 }
 
+/* Note the greenlet that a step begins in.  1 it is the main one, 0 another,
+ * -1 with an exception. */
+static GB_NOINLINE int
+note_home(StepStack *s)
+{
+    s->home = gb_greenlet_current();
+    return s->home == NULL ? -1 : gb_greenlet_is_main(s->home);
+}
+
+/* A stack for `p`, whose step is entered from a function with its frame at
+ * `frame`; NULL with an exception. */
+static inline StepStack *
+begin_stack(PortalObject *p, PyThreadState *ts, char *frame)
+{
+    int in_main_greenlet = 1;
+    StepStack *s = stack_take();
+    if (GB_UNLIKELY(s == NULL)) {
+        return NULL;
+    }
+    if (GB_UNLIKELY(gb_greenlet_is_loaded(p->p_st->modules))) {
+        in_main_greenlet = note_home(s);
+        if (in_main_greenlet < 0) {
+            stack_give(s);
+            return NULL;
+        }
+    }
+    p->p_engine_data = s;
+    s->portal = p;
+    s->thread = gb_cpython_thread_id(ts);
+    s->suspended = false;
+    s->slice.high = gb_anchor_find(frame, steps_below, !in_main_greenlet);
+    return s;
+}
+
+static GB_HOT int
+direct_step(PortalObject *p, PyThreadState *ts)
+{
+    StepStack *s = p->p_engine_data;
+
+    if (s != NULL) {
+        return resume_stack(p, s, ts);
+    }
+    s = begin_stack(p, ts, GB_STACK_ADDRESS());
+    if (GB_UNLIKELY(s == NULL)) {
+        return -1;
+    }
+    steps_below++;
+    gb_cpython_begin_stack(ts, &s->python);
+    gb_stack_enter(&s->slice, run_body, s);
+    steps_below--;
+    if (GB_UNLIKELY(s->suspended)) {
+        gb_cpython_end_stack(ts, &s->python);
+        p->p_waits = true;
+    }
+    else {
+        gb_cpython_end_whole_stack(ts, &s->python);
+        p->p_engine_data = NULL;
+        stack_give(s);
+    }
+    return 0;
+}
+
 /* Suspend the running stack, which is the step's own.  0 when the next step
  * has come; -1 with an exception, and nothing has changed.  Steals `trap`.
  * Switches stacks. */
-static int
+static GB_HOT int
 suspend_stack(PortalObject *p, PyObject *trap)
 {
     PyThreadState *ts = PyThreadState_GetUnchecked();
@@ -383,7 +391,7 @@ suspend_foreign(PortalObject *p, PyObject *trap, bool *woken)
     return gb_foreign_suspend(s->foreign, trap, woken);
 }
 
-static int
+static GB_HOT int
 direct_suspend(PortalObject *p, PyObject *trap, bool *woken)
 {
     StepStack *s = p->p_engine_data;
@@ -447,10 +455,11 @@ direct_waiting_stack(PortalObject *p)
 static PyObject *
 direct_counters(void)
 {
-    return Py_BuildValue(
-        "{s:k,s:k,s:k,s:k,s:k}", "suspensions", counters.suspensions,
-        "resumptions", counters.resumptions, "overlaps", counters.overlaps,
-        "anchored", gb_anchor_used, "padded", gb_anchor_not_used);
+    return Py_BuildValue("{s:k,s:k,s:k,s:k,s:k}", "suspensions",
+                         counters.suspensions, "foreign_suspensions",
+                         counters.foreign_suspensions, "resumptions",
+                         counters.resumptions, "overlaps", counters.overlaps,
+                         "padded", gb_anchor_not_used);
 }
 
 static const char *

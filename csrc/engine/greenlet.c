@@ -454,9 +454,8 @@ dismiss_worker(PortalObject *p, WorkerObject *w, PyObject *target,
 }
 
 static int
-greenlet_step(PortalObject *p)
+greenlet_step(PortalObject *p, PyThreadState *ts)
 {
-    PyThreadState *ts = PyThreadState_GetUnchecked();
     WorkerObject *w;
     PyObject *target = NULL, *switched_back, *hub = gb_greenlet_current();
     bool fresh = false;

@@ -6,7 +6,8 @@
 /* Made once, kept. */
 static PyObject *no_arguments; /* for PyGreenlet_Switch */
 static PyObject *settrace, *gettrace;
-static bool loaded = false;
+
+gb_greenlet_sight gb_greenlet_seen = {false, 0};
 
 /* Use the API of `module`.  0, or -1 with an exception. */
 static int
@@ -36,7 +37,7 @@ use_module(PyObject *module)
         }
         return -1;
     }
-    loaded = true;
+    gb_greenlet_seen.loaded = true;
     return 0;
 }
 
@@ -54,27 +55,21 @@ gb_greenlet_import(void)
 }
 
 bool
-gb_greenlet_is_loaded(PyObject *modules)
+gb_greenlet_look_for(PyObject *modules)
 {
-    /* Asked at each step: looks again only when modules were imported. */
-    static Py_ssize_t modules_seen = 0;
-    PyObject *module, *pending;
-    if (GB_LIKELY(loaded || PyDict_GET_SIZE(modules) == modules_seen)) {
-        return loaded;
-    }
-    pending = PyErr_GetRaisedException();
-    modules_seen = PyDict_GET_SIZE(modules);
+    PyObject *module, *pending = PyErr_GetRaisedException();
+    gb_greenlet_seen.modules = PyDict_GET_SIZE(modules);
     module = PyDict_GetItemString(modules, "greenlet"); /* borrowed */
     if (module != NULL && module != Py_None) {
         Py_INCREF(module);
         if (use_module(module) < 0) { /* half imported: look again later */
             PyErr_Clear();
-            modules_seen = 0;
+            gb_greenlet_seen.modules = 0;
         }
         Py_DECREF(module);
     }
     PyErr_SetRaisedException(pending);
-    return loaded;
+    return gb_greenlet_seen.loaded;
 }
 
 bool

@@ -9,10 +9,29 @@
 /* Import greenlet and its API.  0, or -1 with an exception. */
 int gb_greenlet_import(void);
 
+/* For gb_greenlet_is_loaded: whether greenlet has been seen, or how many
+ * modules there were when it had not. */
+typedef struct {
+    bool loaded;
+    Py_ssize_t modules;
+} gb_greenlet_sight;
+extern gb_greenlet_sight gb_greenlet_seen;
+
+bool gb_greenlet_look_for(PyObject *modules);
+
 /* Whether greenlet has been imported by anyone; if so, its API is ready.
  * Never imports it.  `modules` is sys.modules.  Cannot fail; keeps a pending
  * exception.  May run Python code when greenlet is seen for the first time. */
-bool gb_greenlet_is_loaded(PyObject *modules);
+static inline bool
+gb_greenlet_is_loaded(PyObject *modules)
+{
+    /* Asked at each step: looks again only when modules were imported. */
+    if (GB_LIKELY(gb_greenlet_seen.loaded
+                  || PyDict_GET_SIZE(modules) == gb_greenlet_seen.modules)) {
+        return gb_greenlet_seen.loaded;
+    }
+    return gb_greenlet_look_for(modules);
+}
 
 /* Whether `greenlet` is the main one of its thread.  Cannot fail. */
 bool gb_greenlet_is_main(PyObject *greenlet);

@@ -7,13 +7,13 @@
 /* Called from assembly that the compiler doesn't see. */
 #define FOR_ASSEMBLY __attribute__((used, visibility("hidden")))
 
-FOR_ASSEMBLY void
+FOR_ASSEMBLY GB_HOT void
 gb_stack_copy_out(gb_stack_slice *slice)
 {
     memcpy(slice->copy, slice->low, (size_t)(slice->high - slice->low));
 }
 
-FOR_ASSEMBLY void
+FOR_ASSEMBLY GB_HOT void
 gb_stack_copy_in(gb_stack_slice *slice)
 {
     slice->aside_size = 0;

@@ -17,10 +17,10 @@
 #define END(name) ""
 #else
 #define SYMBOL(name) #name
-#define FUNCTION(name)                                                     \
-    ".text\n.p2align 4\n.globl " #name "\n.hidden " #name "\n.type " #name \
-    ",@function\n" #name ":\n"
-#define END(name) ".size " #name ",.-" #name "\n"
+#define FUNCTION(name)                                               \
+    ".section .text.hot,\"ax\",@progbits\n.p2align 4\n.globl " #name \
+    "\n.hidden " #name "\n.type " #name ",@function\n" #name ":\n"
+#define END(name) ".size " #name ",.-" #name "\n.text\n"
 #endif
 
 #define SAVE_REGISTERS                                                   \
