@@ -15,6 +15,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import fields
 import native
 from rounds import Options, ProgramShown, run_round
 
@@ -71,6 +72,10 @@ def main(argv: list[str]) -> int:
     until = time.monotonic() + args.seconds
     seed, failure = args.seed, ""
     status = os.open(args.status, os.O_WRONLY | os.O_CREAT)
+    try:
+        fields.check_all()
+    except BaseException:
+        failure = traceback.format_exc()
     while not failure and time.monotonic() < until:
         # For the parent, should we crash.
         os.pwrite(status, json.dumps([seed, counts]).encode(), 0)

@@ -176,7 +176,79 @@ call_with_big_frame(PyObject *module, PyObject *args)
     return call_in_pieces(function, kilobytes);
 }
 
+/* Fields that are counted up and down around calls in the interpreter, and
+ * fields that are set.  NULL if this version has no such field. */
+#if PY_VERSION_HEX < 0x030C0000
+#define TRASH_NESTING(ts) (&(ts)->trash_delete_nesting)
+#define WHAT_EVENT(ts) (&(ts)->tracing_what)
+#elif PY_VERSION_HEX < 0x030D0000
+#define TRASH_NESTING(ts) (&(ts)->trash.delete_nesting)
+#define WHAT_EVENT(ts) (&(ts)->what_event)
+#else
+#define TRASH_NESTING(ts) NULL
+#define WHAT_EVENT(ts) (&(ts)->what_event)
+#endif
+
+static int *
+counter(PyThreadState *ts, const char *name)
+{
+    if (strcmp(name, "tracing") == 0) {
+        return &ts->tracing;
+    }
+    if (strcmp(name, "recursion_headroom") == 0) {
+        return &ts->recursion_headroom;
+    }
+    if (strcmp(name, "what_event") == 0) {
+        return WHAT_EVENT(ts);
+    }
+    return strcmp(name, "trash_nesting") == 0 ? TRASH_NESTING(ts) : NULL;
+}
+
+/* add(name, number): whether there is such a counter. */
+static PyObject *
+add(PyObject *module, PyObject *args)
+{
+    const char *name;
+    int number, *place;
+    if (!PyArg_ParseTuple(args, "si", &name, &number)) {
+        return NULL;
+    }
+    place = counter(PyThreadState_Get(), name);
+    if (place != NULL) {
+        *place += number;
+    }
+    return PyBool_FromLong(place != NULL);
+}
+
+/* call_in_executor(function, argument): with an executor that is None, which
+ * must be the one after the call, too.  Nothing but a call before 3.14. */
+static PyObject *
+call_in_executor(PyObject *module, PyObject *args)
+{
+    PyObject *function, *argument, *result;
+    if (!PyArg_ParseTuple(args, "OO", &function, &argument)) {
+        return NULL;
+    }
+#if PY_VERSION_HEX >= 0x030E0000
+    PyThreadState *ts = PyThreadState_Get();
+    PyObject *before = ts->current_executor, *after;
+    ts->current_executor = Py_None;
+    result = PyObject_CallOneArg(function, argument);
+    after = ts->current_executor;
+    ts->current_executor = before;
+    if (after != Py_None && result != NULL) {
+        Py_CLEAR(result);
+        PyErr_SetString(PyExc_AssertionError, "another executor");
+    }
+#else
+    result = PyObject_CallOneArg(function, argument);
+#endif
+    return result;
+}
+
 static PyMethodDef methods[] = {
+    {"add", add, METH_VARARGS, NULL},
+    {"call_in_executor", call_in_executor, METH_VARARGS, NULL},
     {"snapshot", snapshot, METH_NOARGS, NULL},
     {"handled_exceptions", handled_exceptions, METH_NOARGS, NULL},
     {"stack_address", stack_address, METH_NOARGS, NULL},
