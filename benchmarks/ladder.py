@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 LOOPS = ("bare", "asyncio", "uvloop", "trio")
@@ -18,10 +21,10 @@ DEPTHS = (1, 10, 30, 100)
 class Rung(NamedTuple):
     """One line of the ladder.
 
-    ``unit`` is ``"second"`` or ``"byte"``. ``judged`` says which figure a
-    target applies to and which one peers are compared by: ``"extra"`` is the
-    difference from the native peer, ``"ratio"`` the quotient, ``"value"`` the
-    figure itself, ``"none"`` neither.
+    ``unit`` is ``"second"``, ``"byte"`` or ``"times"``. ``judged`` says which
+    figure a target applies to and which one peers are compared by:
+    ``"extra"`` is the difference from the native peer, ``"ratio"`` the
+    quotient, ``"value"`` the figure itself, ``"none"`` neither.
     """
 
     key: str
@@ -29,50 +32,85 @@ class Rung(NamedTuple):
     loops: tuple[str, ...] = LOOPS
     unit: str = "second"
     judged: str = "extra"
-    target: float | None = None
+
+
+class Target(NamedTuple):
+    """What one of our engines has to reach on one rung.
+
+    ``limit`` is for the judged figure. ``times`` says, by peer, how many times
+    our judged figure that of the peer must at least be.
+    """
+
+    limit: float | None = None
+    times: Mapping[str, float] = MappingProxyType({})
 
 
 TIME_RUNGS = (
     # Nobody's: shows how fast this machine is at greenlet's own work.
     Rung("greenlet", "0 greenlet.switch(), both ways", ("bare",), judged="none"),
-    Rung("step", "1 ordinary step", target=600e-9),
-    Rung("await", "2 await_ that suspends", target=700e-9),
-    Rung(
-        "await-no-suspend",
-        "3 await_ that does not suspend",
-        judged="ratio",
-        target=1.3,
-    ),
-    Rung("run", "4 with_portal_run", target=1.2e-6),
-    Rung("run-sync", "4 with_portal_run_sync", target=1.2e-6),
+    Rung("step", "1 ordinary step"),
+    Rung("await", "2 await_ that suspends"),
+    Rung("foreign", "2 same, in another greenlet"),
+    Rung("await-no-suspend", "3 await_ that does not suspend", judged="ratio"),
+    Rung("run", "4 with_portal_run"),
+    Rung("run-sync", "4 with_portal_run_sync"),
     Rung("bestow", "5 bestow_portal on a new task", TASK_LOOPS, judged="value"),
     Rung("ensure", "5 task that calls ensure_portal", TASK_LOOPS),
     *(Rung(f"depth-{depth}", f"6 await_ below {depth} calls") for depth in DEPTHS),
 )
 
 MEMORY_RUNGS = (
-    Rung(
-        "idle-rss",
-        "7 idle portal, RSS",
-        TASK_LOOPS,
-        unit="byte",
-        target=2048,
-    ),
-    Rung("idle-traced", "7 idle portal, tracemalloc", TASK_LOOPS, unit="byte"),
+    Rung("idle-rss", "7 idle portal, RSS", TASK_LOOPS, "byte"),
+    Rung("idle-traced", "7 idle portal, tracemalloc", TASK_LOOPS, "byte"),
     Rung(
         "suspended-rss",
         "7 suspended await_, depth 5, RSS",
         TASK_LOOPS,
-        unit="byte",
+        "byte",
+        judged="value",
     ),
+    Rung("suspended-traced", "7 same, tracemalloc", TASK_LOOPS, "byte"),
     Rung(
-        "suspended-traced",
-        "7 same, tracemalloc",
+        "burst-rss",
+        "7 RSS after a burst of them / before",
         TASK_LOOPS,
-        unit="byte",
+        "times",
+        judged="value",
     ),
 )
 
 RETURN_RUNG = Rung(
     "return", "7 tasks at depths 0-30 come back", TASK_LOOPS, judged="none"
 )
+
+# By engine, rung and, where it differs, loop.
+_TARGETS = {
+    ("greenlet", "step"): Target(600e-9),
+    ("greenlet", "await"): Target(700e-9),
+    ("greenlet", "await-no-suspend"): Target(1.3),
+    ("greenlet", "run"): Target(1.2e-6),
+    ("greenlet", "run-sync"): Target(1.2e-6),
+    ("greenlet", "depth-100"): Target(0),
+    ("greenlet", "idle-rss"): Target(2048),
+    ("direct", "step"): Target(50e-9, {PREVIOUS: 20}),
+    ("direct", "step", "trio"): Target(100e-9, {PREVIOUS: 10}),
+    ("direct", "await"): Target(180e-9, {PREVIOUS: 12, SQLALCHEMY: 4}),
+    ("direct", "await", "trio"): Target(220e-9, {PREVIOUS: 12, SQLALCHEMY: 4}),
+    ("direct", "foreign"): Target(None, {PREVIOUS: 1 / 0.6}),
+    ("direct", "await-no-suspend"): Target(1.15),
+    ("direct", "run"): Target(None, {PREVIOUS: 40}),
+    ("direct", "depth-100"): Target(0),
+    ("direct", "idle-rss"): Target(600),
+    ("direct", "suspended-rss", "asyncio"): Target(
+        5120 if sys.version_info >= (3, 15) else 7168
+    ),
+    ("direct", "burst-rss"): Target(1.1),
+}
+
+
+def target(engine: str | None, rung: Rung, loop: str) -> Target:
+    """Return what ``engine`` has to reach; an empty target if nothing."""
+    for key in ((engine, rung.key, loop), (engine, rung.key)):
+        if key in _TARGETS:
+            return _TARGETS[key]
+    return Target()

@@ -4,6 +4,7 @@ Started by run.py. Scenarios:
 
 idle       tasks with a portal that wait in async code
 suspended  tasks that wait in ``await_`` at sync depth 5
+burst      what is left when suspended tasks have gone on and ended
 return     tasks suspended twice, at sync depths 0 to 30, woken in random
            order; every one has to come back with its own result
 """
@@ -23,7 +24,7 @@ from time import thread_time
 from typing import Any
 
 from loops import AsyncFn, Loop, Waitable, open_loop
-from peers import Peer, is_native, open_peer
+from peers import Native, Peer, is_native, open_peer
 
 SUSPENDED_DEPTH = 5
 RETURN_DEPTHS = 31
@@ -107,33 +108,56 @@ def suspended_task(peer: Peer, parking: Parking, gate: Waitable) -> AsyncFn[None
     return sync_task
 
 
+MakeTask = Callable[[Peer, Parking, Waitable], AsyncFn[None]]
+
+
+async def park(
+    loop: Loop,
+    make_task: MakeTask,
+    peer: Peer,
+    tasks: int,
+    measure: Callable[[], int],
+) -> int:
+    """Return ``measure()`` while so many tasks wait; they end after that."""
+    parking = Parking(loop)
+    gate = loop.event()
+    task = make_task(peer, parking, gate)
+    async with loop.tasks() as group:
+        for _ in range(tasks):
+            group.start(task)
+        await parking.full(tasks)
+        gc.collect()
+        parked = measure()
+        gate.set()
+    return parked
+
+
 async def bytes_per_task(
     loop: Loop,
-    make_task: Callable[[Peer, Parking, Waitable], AsyncFn[None]],
+    make_task: MakeTask,
     peer: Peer,
     tasks: int,
     measure: Callable[[], int],
 ) -> float:
     """Return the growth of ``measure()`` per parked task."""
-    parking = Parking(loop)
-
-    async def park(count: int) -> int:
-        gate = loop.event()
-        task = make_task(peer, parking, gate)
-        async with loop.tasks() as group:
-            for _ in range(count):
-                group.start(task)
-            await parking.full(count)
-            gc.collect()
-            parked = measure()
-            gate.set()
-        return parked
-
     # Imports, caches and free lists are no part of the cost of a task.
-    await park(10)
+    await park(loop, make_task, peer, 10, measure)
     gc.collect()
     before = measure()
-    return (await park(tasks) - before) / tasks
+    parked = await park(loop, make_task, peer, tasks, measure)
+    return (parked - before) / tasks
+
+
+async def burst(loop: Loop, peer: Peer, tasks: int) -> float:
+    """Return how many times the memory at first is that after so many tasks."""
+    # What native tasks leave behind, as the tables of the loop, is no part.
+    await park(loop, suspended_task, Native(), tasks, resident_bytes)
+    await park(loop, suspended_task, peer, 10, resident_bytes)
+    gc.collect()
+    before = resident_bytes()
+    await park(loop, suspended_task, peer, tasks, resident_bytes)
+    gc.collect()
+    return resident_bytes() / before
 
 
 async def come_back(loop: Loop, peer: Peer, tasks: int) -> dict[str, float]:
@@ -192,7 +216,9 @@ def main() -> None:
     parser.add_argument("--engine")
     parser.add_argument("--loop", required=True)
     parser.add_argument(
-        "--scenario", required=True, choices=["idle", "suspended", "return"]
+        "--scenario",
+        required=True,
+        choices=["idle", "suspended", "burst", "return"],
     )
     parser.add_argument("--measure", choices=["rss", "traced"], default="rss")
     parser.add_argument("--tasks", type=int, required=True)
@@ -203,13 +229,16 @@ def main() -> None:
     if args.scenario == "return":
         print(json.dumps(loop.run(come_back, loop, peer, args.tasks)))
         return
+    if args.scenario == "burst":
+        print(json.dumps({"figure": loop.run(burst, loop, peer, args.tasks)}))
+        return
     make_task = idle_task if args.scenario == "idle" else suspended_task
     measure = resident_bytes
     if args.measure == "traced":
         tracemalloc.start()
         measure = traced_bytes
     grown: Any = loop.run(bytes_per_task, loop, make_task, peer, args.tasks, measure)
-    print(json.dumps({"bytes": grown}))
+    print(json.dumps({"figure": grown}))
 
 
 if __name__ == "__main__":

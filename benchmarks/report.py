@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ladder import (
@@ -14,6 +14,8 @@ from ladder import (
     RETURN_RUNG,
     TIME_RUNGS,
     Rung,
+    Target,
+    target,
 )
 
 
@@ -44,20 +46,58 @@ class Results:
 
     def __init__(self) -> None:
         self._rounds: dict[tuple[str, str, str], dict[int, Any]] = {}
+        self._native: dict[tuple[str, str, str], dict[int, list[float]]] = {}
         self.problems: list[str] = []
 
-    def add(self, rung: str, loop: str, column: Column, turn: int, figure: Any) -> None:
-        """Note the figure that ``column`` reached in round ``turn``."""
-        self._rounds.setdefault((rung, loop, column.key), {})[turn] = figure
+    def add(
+        self,
+        rung: str,
+        loop: str,
+        column: Column,
+        turn: int,
+        figure: Any,
+        native: list[float] | None = None,
+    ) -> None:
+        """Note the figure that ``column`` reached in round ``turn``.
+
+        :param native: what native awaits took in the same process.
+        """
+        key = (rung, loop, column.key)
+        self._rounds.setdefault(key, {})[turn] = figure
+        if native is not None:
+            self._native.setdefault(key, {})[turn] = native
 
     def rounds(self, rung: str, loop: str, column: Column) -> dict[int, Any]:
         """Return the figures by round; empty if there are none."""
         return self._rounds.get((rung, loop, column.key), {})
 
+    def native(self, rung: str, loop: str, column: Column) -> dict[int, Any]:
+        """Return by round what ``column`` has to be compared with."""
+        paired = self._native.get((rung, loop, column.key))
+        return paired or self.rounds(rung, loop, Column(NATIVE))
+
+    def all_native(self, rung: str, loop: str) -> dict[int, Any]:
+        """Return the native figures by round, whoever was timed beside them."""
+        found: dict[int, Any] = dict(self.rounds(rung, loop, Column(NATIVE)))
+        for (its_rung, its_loop, _), rounds in self._native.items():
+            if (its_rung, its_loop) == (rung, loop):
+                for turn, values in rounds.items():
+                    found.setdefault(turn, []).append(min(values))
+        return {
+            turn: [statistics.median(figure)] if isinstance(figure, list) else figure
+            for turn, figure in found.items()
+        }
+
     def raw(self) -> list[dict[str, Any]]:
         """Return everything in a form that JSON can hold."""
         return [
-            {"rung": rung, "loop": loop, "peer": peer, "rounds": list(rounds.values())}
+            {
+                "rung": rung,
+                "loop": loop,
+                "peer": peer,
+                "rounds": list(rounds.values()),
+                "native": list(self._native.get((rung, loop, peer), {}).values()),
+            }
             for (rung, loop, peer), rounds in self._rounds.items()
         ]
 
@@ -81,11 +121,14 @@ class Figures(NamedTuple):
 
 def figures(results: Results, rung: Rung, loop: str, column: Column) -> Figures | None:
     """Return what ``column`` reached in one line, or None if nothing."""
-    mine = _single(results.rounds(rung.key, loop, column))
+    if column.peer == NATIVE:
+        mine = _single(results.all_native(rung.key, loop))
+    else:
+        mine = _single(results.rounds(rung.key, loop, column))
     if not mine:
         return None
     value = statistics.median(mine.values())
-    native = _single(results.rounds(rung.key, loop, Column(NATIVE)))
+    native = _single(results.native(rung.key, loop, column))
     shared = [(mine[turn], native[turn]) for turn in mine if turn in native]
     if column.peer == NATIVE or not shared:
         return Figures(value, None, None)
@@ -105,6 +148,8 @@ def _single(rounds: dict[int, Any]) -> dict[int, float]:
 
 def format_figure(value: float, unit: str, sign: str = "") -> str:
     """Return ``value`` with three digits and a fitting unit."""
+    if unit == "times":
+        return f"{value:.2f}x"
     if unit == "byte":
         return f"{value:{sign},.0f} B"
     for scale, name in ((1, "s"), (1e-3, "ms"), (1e-6, "µs")):
@@ -115,13 +160,18 @@ def format_figure(value: float, unit: str, sign: str = "") -> str:
     return f"{value * 1e9:{sign}.0f} ns"
 
 
-def format_target(rung: Rung) -> str:
+def format_target(rung: Rung, target: Target) -> str:
     """Return what the rung may cost, or an empty string."""
-    if rung.target is None:
-        return ""
-    if rung.judged == "ratio":
-        return f"≤ {rung.target:g}x"
-    return f"≤ {format_figure(rung.target, rung.unit, '+')}"
+    parts = []
+    if target.limit is not None:
+        if rung.judged == "ratio":
+            parts.append(f"≤ {target.limit:g}x")
+        else:
+            sign = "+" if rung.judged == "extra" else ""
+            parts.append(f"≤ {format_figure(target.limit, rung.unit, sign)}")
+    for peer, times in target.times.items():
+        parts.append(f"1/{times:.3g} of {Column(peer).title}")
+    return ", ".join(parts)
 
 
 def table(
@@ -134,10 +184,10 @@ def table(
     """
     ours = [column for column in columns if column.peer == OURS]
     compare = [column for column in ours if Column(PREVIOUS) in columns]
-    header = ["rung", "loop", *(column.title for column in columns), "target"]
+    header = ["rung", "loop", *(column.title for column in columns)]
+    header += [f"target, {column.engine}" for column in ours]
     header += [f"1.3.0 / {column.engine}" for column in compare]
     rows = []
-    missed = 0
     for rung in (*TIME_RUNGS, *MEMORY_RUNGS):
         for loop in loops:
             if loop not in rung.loops:
@@ -147,35 +197,47 @@ def table(
             }
             if not any(by_column.values()):
                 continue
-            cells = []
-            for column, found in by_column.items():
-                cell = _cell(rung, found)
-                reached = found and found.judged(rung)
-                if (
-                    column.peer == OURS
-                    and rung.target is not None
-                    and reached is not None
-                ):
-                    ok = reached <= rung.target
-                    missed += not ok
-                    cell += " ok" if ok else " MISSED"
-                cells.append(cell)
+            cells = [
+                _cell(rung, found) + _verdict(rung, loop, column, by_column)
+                for column, found in by_column.items()
+            ]
+            targets = [
+                format_target(rung, target(column.engine, rung, loop))
+                for column in ours
+            ]
             against = [
                 _times(rung, by_column[Column(PREVIOUS)], by_column[column])
                 for column in compare
             ]
-            rows.append([rung.title, loop, *cells, format_target(rung), *against])
+            rows.append([rung.title, loop, *cells, *targets, *against])
     for loop in loops:
         row = [_returned_cell(results, loop, column) for column in columns]
         if any(cell != "-" for cell in row):
-            rows.append([RETURN_RUNG.title, loop, *row, "all", *["" for _ in compare]])
-    missed += sum(
-        cell.endswith("MISSED")
-        for row in rows
-        if row[0] == RETURN_RUNG.title
-        for cell in row
-    )
+            rest = ["all" for _ in ours] + ["" for _ in compare]
+            rows.append([RETURN_RUNG.title, loop, *row, *rest])
+    missed = sum(cell.endswith("MISSED") for row in rows for cell in row)
     return _markdown(header, rows), missed
+
+
+def _verdict(
+    rung: Rung,
+    loop: str,
+    column: Column,
+    by_column: Mapping[Column, Figures | None],
+) -> str:
+    """Return whether our ``column`` reaches its target; empty if it has none."""
+    wanted = target(column.engine, rung, loop)
+    found = by_column[column]
+    reached = found and found.judged(rung)
+    if column.peer != OURS or reached is None or wanted == Target():
+        return ""
+    ok = wanted.limit is None or reached <= wanted.limit
+    for peer, times in wanted.times.items():
+        other = by_column.get(Column(peer))
+        theirs = other and other.judged(rung)
+        if theirs is not None:
+            ok = ok and reached * times <= theirs
+    return " ok" if ok else " MISSED"
 
 
 def _cell(rung: Rung, found: Figures | None) -> str:

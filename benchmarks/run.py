@@ -2,8 +2,9 @@
 """Measure greenback beside what else there is, and print one table.
 
 Every peer on every loop gets a process of its own, and the processes take
-turns: a round visits all of them, and figures are compared within a round, so
-that a machine that becomes slower half-way does not favour anyone.
+turns: a round visits all of them. Times are compared with native awaits that
+are timed in the same process, and with other peers within a round, so that a
+machine that becomes slower half-way does not favour anyone.
 """
 
 from __future__ import annotations
@@ -41,6 +42,11 @@ class Effort(NamedTuple):
     memory_rounds: int
     tasks: int
     seconds: float
+
+    @property
+    def burst(self) -> int:
+        """How many tasks are suspended at once in a burst."""
+        return 10 * self.tasks
 
 
 MINIMUM_ROUNDS = 5
@@ -85,6 +91,8 @@ class Bench:
 
     def measure_times(self) -> None:
         """Time every rung, in rounds."""
+        # Native awaits are timed beside each of the others.
+        columns = [c for c in self.columns if c.peer != NATIVE] or self.columns
         start = time.monotonic()
         for turn in range(self.effort.rounds):
             elapsed = time.monotonic() - start
@@ -94,7 +102,7 @@ class Bench:
                 break
             self.rounds = turn + 1
             for loop in self.loops:
-                for column in _rotated(self.columns, turn):
+                for column in _rotated(columns, turn):
                     progress(
                         f"round {turn + 1} of {self.effort.rounds}: {loop}, {column.title}"
                     )
@@ -108,6 +116,7 @@ class Bench:
             ("idle", "traced"),
             ("suspended", "rss"),
             ("suspended", "traced"),
+            ("burst", "rss"),
             ("return", "rss"),
         ]
         for turn in range(self.effort.memory_rounds):
@@ -146,7 +155,11 @@ class Bench:
             options += [f"--known-loops={json.dumps(known)}"]
             printed = self._work("time_worker.py", loop, column, options)
             suite = pyperf.BenchmarkSuite.load(str(output)) if output.exists() else []
+        native = {}
         for line in printed.splitlines():
+            if line.startswith("NATIVE "):
+                _, rung, values = line.split(maxsplit=2)
+                native[rung] = json.loads(values)
             if line.startswith("FAILED "):
                 problem = f"{column.title} on {loop}: {line.removeprefix('FAILED ')}"
                 if problem not in self.results.problems:
@@ -154,7 +167,9 @@ class Bench:
         for bench in suite:
             rung = bench.get_name()
             known[rung] = bench.get_loops()
-            self.results.add(rung, loop, column, turn, list(bench.get_values()))
+            self.results.add(
+                rung, loop, column, turn, list(bench.get_values()), native.get(rung)
+            )
 
     def _memory(
         self, loop: str, column: Column, turn: int, scenario: str, measure: str
@@ -162,7 +177,7 @@ class Bench:
         options = [
             f"--scenario={scenario}",
             f"--measure={measure}",
-            f"--tasks={self.effort.tasks}",
+            f"--tasks={self.effort.burst if scenario == 'burst' else self.effort.tasks}",
         ]
         found = json.loads(self._work("memory_worker.py", loop, column, options))
         if scenario == "return":
@@ -174,7 +189,7 @@ class Bench:
                 )
         else:
             self.results.add(
-                f"{scenario}-{measure}", loop, column, turn, found["bytes"]
+                f"{scenario}-{measure}", loop, column, turn, found["figure"]
             )
 
     def _work(self, script: str, loop: str, column: Column, options: list[str]) -> str:
@@ -306,7 +321,8 @@ def describe(effort: Effort, rounds: int, elapsed: float) -> str:
             "Packages: "
             + ", ".join(f"{name} {version}" for name, version in versions.items()),
             f"Median of {rounds} rounds, best of {effort.values} values in each;"
-            f" CPU time of the thread; {effort.tasks:,} tasks in rung 7.",
+            f" CPU time of the thread; {effort.tasks:,} tasks in rung 7,"
+            f" {effort.burst:,} in a burst.",
             f"Measured in {elapsed:.0f} s; load average at the end {load:.1f}.",
             "A cell: the figure, what it is above native (+), how many times native (x).",
         ]

@@ -1,8 +1,11 @@
-"""Time every rung for one peer on one loop, in this process, with pyperf.
+"""Time every rung for one peer on one loop, beside native, with pyperf.
 
 Started by run.py. pyperf's own options apply; it writes its results to
-``--output``. A rung that raises is reported on standard output as a line
-``FAILED RUNG: error`` and the others go on.
+``--output``. Right before each value of the peer one of the native peer is
+taken, in the same process: how the memory of a process happens to lie can
+make half the difference between two of them. Those are printed on standard
+output as a line ``NATIVE RUNG [seconds, ...]``. A rung that raises is reported
+as ``FAILED RUNG: error`` and the others go on.
 
 The clock is the thread's CPU time: no rung ever waits, and other processes on
 the machine then disturb the figures less.
@@ -19,7 +22,7 @@ from typing import Any
 import pyperf
 from ladder import DEPTHS, TIME_RUNGS
 from loops import Loop, open_loop
-from peers import Peer, is_native, open_peer
+from peers import Native, Peer, is_native, open_peer
 
 TASKS_PER_BATCH = 100
 
@@ -68,6 +71,21 @@ def await_rung(loop: Loop, peer: Peer, async_fn: Any) -> Timed:
     return lambda loops: peer.enter_sync(
         loop, time_sync_awaits, loops, peer.await_, async_fn
     )
+
+
+def foreign_rung(loop: Loop, peer: Peer, async_fn: Any) -> Timed | None:
+    if is_native(peer):
+        return await_rung(loop, peer, async_fn)
+    if peer.enter_async is None:  # is in a greenlet of its own anyway
+        return None
+
+    def time_in_greenlet(loops: int) -> float:
+        from greenlet import greenlet
+
+        elapsed: float = greenlet(time_sync_awaits).switch(loops, peer.await_, async_fn)
+        return elapsed
+
+    return lambda loops: peer.enter_sync(loop, time_in_greenlet, loops)
 
 
 def run_rung(run: Any, fn: Any) -> Timed | None:
@@ -173,6 +191,7 @@ def timed_rungs(loop: Loop, peer: Peer) -> dict[str, Timed | None]:
         "greenlet": greenlet_rung(loop, peer),
         "step": step_rung(loop, peer),
         "await": await_rung(loop, peer, loop.checkpoint),
+        "foreign": foreign_rung(loop, peer, loop.checkpoint),
         "await-no-suspend": await_rung(loop, peer, nop),
         "run": run_rung(peer.run, nop),
         "run-sync": run_rung(peer.run_sync, sync_nop),
@@ -184,9 +203,21 @@ def timed_rungs(loop: Loop, peer: Peer) -> dict[str, Timed | None]:
     return rungs
 
 
-def run_timed(loops: int, loop: Loop, timed: Timed) -> float:
-    """Return the seconds that ``timed(loops)`` measured on a fresh loop."""
-    return loop.run(timed, loops)
+class Pair:
+    """A rung of the peer and, if there is one, the native counterpart.
+
+    Called with a number of loops it returns the seconds that the peer takes
+    for them; ``native`` collects those of the counterpart, for one loop.
+    """
+
+    def __init__(self, loop: Loop, timed: Timed, native: Timed | None) -> None:
+        self._loop, self._timed, self._native = loop, timed, native
+        self.native: list[float] = []
+
+    def __call__(self, loops: int) -> float:
+        if self._native is not None:
+            self.native.append(self._loop.run(self._native, loops) / loops)
+        return self._loop.run(self._timed, loops)
 
 
 def main() -> None:
@@ -200,6 +231,7 @@ def main() -> None:
     loop = open_loop(args.loop)
     peer = open_peer(args.peer, args.engine)
     rungs = timed_rungs(loop, peer)
+    native_rungs = {} if is_native(peer) else timed_rungs(loop, Native())
     for rung in TIME_RUNGS:
         timed = rungs[rung.key]
         if timed is None or args.loop not in rung.loops:
@@ -207,8 +239,12 @@ def main() -> None:
         # Counts from an earlier round spare the calibration; 0 asks for it.
         args.loops = args.known_loops.get(rung.key, 0)
         inner = TASKS_PER_BATCH if rung.key in ("bestow", "ensure") else 1
+        pair = Pair(loop, timed, native_rungs.get(rung.key))
         try:
-            runner.bench_time_func(rung.key, run_timed, loop, timed, inner_loops=inner)
+            runner.bench_time_func(rung.key, pair, inner_loops=inner)
+            if pair.native:  # the last are those that pyperf has kept the values of
+                native = [value / inner for value in pair.native[-args.values :]]
+                print(f"NATIVE {rung.key} {json.dumps(native)}", flush=True)
         except Exception as exc:
             print(f"FAILED {rung.key}: {exc!r}", flush=True)
 

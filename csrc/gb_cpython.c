@@ -2,6 +2,8 @@
 #define Py_BUILD_CORE_MODULE 1
 #include "gb_cpython.h"
 
+#include <stdatomic.h>
+
 #include "internal/pycore_context.h"
 #include "internal/pycore_frame.h"
 #include "internal/pycore_interp.h"
@@ -357,6 +359,65 @@ gb_cpython_suspended_frame(PyThreadState *ts, gb_cpython_stack *s)
     }
     return object;
 }
+
+#if PY_VERSION_HEX < 0x030f0000
+enum {
+    SPARE_CHUNKS = 4,
+    /* Of the interpreter's own; nothing else has the arena allocator give out
+     * this size. */
+    SPARE_CHUNK_SIZE = 16384,
+};
+
+/* Interpreters with a GIL each may use the arena allocator at the same time.
+ */
+static _Atomic(void *) spare_chunks[SPARE_CHUNKS];
+static PyObjectArenaAllocator arenas; /* the one in whose place ours is */
+
+static void *
+alloc_arena(void *Py_UNUSED(context), size_t size)
+{
+    if (size == SPARE_CHUNK_SIZE) {
+        for (int i = 0; i < SPARE_CHUNKS; i++) {
+            void *chunk = atomic_exchange(&spare_chunks[i], NULL);
+            if (chunk != NULL) {
+                return chunk;
+            }
+        }
+    }
+    return arenas.alloc(arenas.ctx, size);
+}
+
+static void
+free_arena(void *Py_UNUSED(context), void *arena, size_t size)
+{
+    if (size == SPARE_CHUNK_SIZE) {
+        for (int i = 0; i < SPARE_CHUNKS; i++) {
+            void *none = NULL;
+            if (atomic_compare_exchange_strong(&spare_chunks[i], &none,
+                                               arena)) {
+                return;
+            }
+        }
+    }
+    arenas.free(arenas.ctx, arena, size);
+}
+
+void
+gb_cpython_keep_spare_chunks(void)
+{
+    PyObjectArenaAllocator spare = {NULL, alloc_arena, free_arena};
+    if (arenas.alloc == NULL) { /* not yet done in this process */
+        PyObject_GetArenaAllocator(&arenas);
+        PyObject_SetArenaAllocator(&spare);
+    }
+}
+#else
+void
+gb_cpython_keep_spare_chunks(void)
+{
+    /* It does so itself. */
+}
+#endif
 
 void
 gb_cpython_clear_stack(gb_cpython_stack *s)

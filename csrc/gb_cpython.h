@@ -153,15 +153,6 @@ gb_cpython_thread_id(PyThreadState *ts)
 #define GB_CPYTHON_HAS_C_RECURSION 0
 #endif
 
-/* The least size of a chunk in which the interpreter makes frames, in bytes.
- * Up to 3.14 every call that does not fit in the chunk allocates one anew (6
- * us); newer ones keep a spare. */
-#if PY_VERSION_HEX >= 0x030f0000
-#define GB_CPYTHON_FRAME_CHUNK_SIZE 2048
-#else
-#define GB_CPYTHON_FRAME_CHUNK_SIZE 16384
-#endif
-
 /* The fields of the thread state which belong to the C stack that runs. */
 typedef struct {
     struct _PyInterpreterFrame *frame; /* innermost */
@@ -376,6 +367,20 @@ gb_cpython_on_stack(PyThreadState *ts, gb_cpython_stack *s)
     return chunk != NULL;
 }
 
+/* Where in `chunk` there is room for `size` bytes (16-byte aligned) as long as
+ * no further frames are made on the running stack; NULL if nowhere. */
+static inline char *
+gb_cpython_room_in_chunk(PyThreadState *ts, _PyStackChunk *chunk, size_t size)
+{
+    char *room
+        = (char *)(((uintptr_t)ts->datastack_top + 15) & ~(uintptr_t)15);
+    if (ts->datastack_chunk != chunk
+        || room + size > (char *)chunk + chunk->size) {
+        return NULL;
+    }
+    return room;
+}
+
 /* Before the running stack `s` is put away: cut what links it to the stack
  * below, so that frames may be walked at any time.  `context` (borrowed, may
  * be NULL) is the Context that the step began in.  0, or -1 with an
@@ -400,6 +405,12 @@ void gb_cpython_unbridge_frames(gb_cpython_stack *s);
 /* The innermost Python frame of `s`, which is suspended, as an object; a new
  * reference, None if there is none; NULL with an exception. */
 PyObject *gb_cpython_suspended_frame(PyThreadState *ts, gb_cpython_stack *s);
+
+/* From now on, let calls of Python functions be cheap even where their frames
+ * go beyond a chunk: up to 3.14 the interpreter maps a new one for each such
+ * call and unmaps it after (6 us), which is rare with its own chunks, but not
+ * with ours, as they are small.  Cannot fail. */
+void gb_cpython_keep_spare_chunks(void);
 
 /* Free what `s` holds.  Cannot fail. */
 void gb_cpython_clear_stack(gb_cpython_stack *s);

@@ -26,7 +26,7 @@ LAYERS = [
     ["gb_portal"],
     ["gb_asyncio", "gb_trio"],
     ["engine/greenlet_api", "engine/stack"],
-    ["engine/anchor", "engine/chunks", "engine/stack_aarch64", "engine/stack_x86_64"],
+    ["engine/anchor", "engine/slabs", "engine/stack_aarch64", "engine/stack_x86_64"],
     ["engine/foreign"],
     ["engine/greenlet", "engine/direct"],
     ["gb_standin"],

@@ -4,6 +4,7 @@ import functools
 import gc
 import os
 import pickle
+import random
 import subprocess
 import sys
 import threading
@@ -80,6 +81,39 @@ def test_engine_that_lacks_greenlet():
     assert "install greenback[greenlet]" in run.stderr
 
 
+OLD = "import greenlet; greenlet.__version__ = '2.0.2'"
+
+
+def test_engine_with_old_greenlet():
+    """A greenlet that the engine can't work with is not used."""
+    run = run_program(OLD, GREENBACK_ENGINE="greenlet")
+    assert "ImportError: greenlet is older than 3.0; upgrade it" in run.stderr
+
+
+@direct
+def test_direct_beside_old_greenlet():
+    """The direct engine does without: only in greenlets await_ can't wait."""
+    program = PROGRAM.format(before=OLD).replace(
+        "    greenback.await_(asyncio.sleep(0))\n",
+        """
+    def wait():
+        try:
+            greenback.await_(asyncio.sleep(0))
+        except RuntimeError as exc:
+            return exc
+    print(repr(wait()))
+    print(greenlet.greenlet(wait).switch())
+    print(repr(wait()))
+""",
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    first, inside, then, *_ = run.stdout.splitlines()
+    assert first == then == "None"
+    assert inside.endswith("(greenlet 3.0 or newer is needed)")
+
+
 def test_unknown_engine():
     """A wrong name is an ImportError that lists the right ones."""
     run = run_program(GREENBACK_ENGINE="no such engine")
@@ -153,6 +187,63 @@ def test_many_suspended_at_once():
         with pytest.raises(StopIteration) as stop:
             coro.send(-number)
         assert stop.value.value == [number, -number]
+
+
+def resident_bytes():
+    with open("/proc/self/statm") as statm:
+        return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+@direct
+@pytest.mark.skipif(sys.platform != "linux", reason="reads Linux's /proc")
+@pytest.mark.parametrize("calls", [0, 30])
+def test_memory_of_a_burst(calls):
+    """What thousands of suspended stacks take is given back when they have gone on."""
+
+    def descend(calls):
+        return descend(calls - 1) if calls else sync(1)
+
+    def burst(count):
+        coros = [greenback.with_portal_run_sync(descend, calls) for _ in range(count)]
+        for coro in coros:
+            coro.send(None)
+        parked = resident_bytes()
+        random.Random(calls).shuffle(coros)
+        for coro in coros:
+            with pytest.raises(StopIteration):
+                coro.send(None)
+        return parked
+
+    burst(10)
+    gc.collect()
+    before = resident_bytes()
+    parked = burst(5000)
+    gc.collect()
+    assert parked - before > 5000 * 1000
+    assert resident_bytes() - before < (parked - before) / 4
+
+
+@direct
+def test_calls_beyond_a_chunk():
+    """Where calls need one more chunk for their frames, they don't map one each time."""
+    resource = pytest.importorskip("resource")
+
+    # Its frame is larger than that of descend(), so there is a depth where it does not fit.
+    large = eval("lambda " + ", ".join(f"a{n}=0" for n in range(60)) + ": None")
+
+    def page_faults():
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+    def descend(calls):
+        before = page_faults()
+        for _ in range(1000):
+            large()
+        here = page_faults() - before
+        return max(here, descend(calls - 1)) if calls else here
+
+    with pytest.raises(StopIteration) as stop:
+        greenback.with_portal_run_sync(descend, 60).send(None)
+    assert stop.value.value < 500
 
 
 @direct

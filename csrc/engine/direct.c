@@ -15,9 +15,9 @@
 #include "gb_portal.h"
 
 #include "engine/anchor.h"
-#include "engine/chunks.h"
 #include "engine/foreign.h"
 #include "engine/greenlet_api.h"
+#include "engine/slabs.h"
 #include "engine/stack.h"
 
 #if GB_CPYTHON_STACKS_KNOWN && GB_STACK_CPU_KNOWN
@@ -30,16 +30,25 @@ typedef struct StepStack {
     ForeignObject *foreign; /* NULL, or for await_ in other greenlets */
     uint64_t thread;        /* PyThreadState_GetID of its thread */
     bool suspended;         /* set where the step is left in suspend() */
+    char *large_copy;       /* NULL, or owned: where slice.copy is if it does
+                               not fit behind the frames */
+    size_t large_copy_size;
     struct StepStack *next_free;
     gb_cpython_stack python; /* what each step needs is at its head */
 } StepStack;
 
 enum {
-    FREE_STACKS = 64,       /* kept for later steps */
+    FREE_STACKS = 16,       /* kept for later steps; each may keep a slab */
     KEPT_COPY_SIZE = 16384, /* bytes; larger copies are freed early */
     COPY_GRANULE = 256,     /* copies are allocated in multiples of this */
-    SUSPEND_MARGIN = 512,   /* of stack below suspend()'s frame */
+    SUSPEND_MARGIN = 256,   /* of stack below suspend_stack's frame address:
+                               the frame and what gb_stack_suspend saves */
 };
+
+/* A block holds the StepStack and, from here to its end, a chunk for Python
+ * frames.  While the stack is suspended the copy of the slice is there too,
+ * above the frames: in that time none are made. */
+#define CHUNK_OFFSET ((sizeof(StepStack) + 15) / 16 * 16)
 
 static StepStack *free_stacks = NULL;
 static int free_count = 0;
@@ -57,17 +66,16 @@ static struct {
 static GB_NOINLINE StepStack *
 stack_new(void)
 {
-    StepStack *s = PyMem_Calloc(1, sizeof(StepStack));
-    if (s != NULL) {
-        s->python.chunk = gb_chunks_get();
-        if (s->python.chunk == NULL) {
-            PyMem_Free(s);
-            s = NULL;
-        }
-    }
+    StepStack *s = gb_slabs_get();
     if (s == NULL) {
         PyErr_NoMemory();
+        return NULL;
     }
+    memset(s, 0, sizeof(StepStack));
+    s->python.chunk = (_PyStackChunk *)((char *)s + CHUNK_OFFSET);
+    s->python.chunk->previous = NULL;
+    s->python.chunk->size = GB_BLOCK_SIZE - CHUNK_OFFSET;
+    s->python.chunk->top = 0;
     return s;
 }
 
@@ -75,10 +83,9 @@ static GB_NOINLINE void
 stack_free(StepStack *s)
 {
     gb_cpython_clear_stack(&s->python);
-    gb_chunks_put(s->python.chunk);
-    PyMem_Free(s->slice.copy);
+    PyMem_Free(s->large_copy);
     PyMem_Free(s->slice.aside);
-    PyMem_Free(s);
+    gb_slabs_put(s);
 }
 
 static inline StepStack *
@@ -103,7 +110,7 @@ stack_give(StepStack *s)
     }
     Py_CLEAR(s->home);
     if (GB_UNLIKELY(free_count >= FREE_STACKS
-                    || s->slice.copy_size > KEPT_COPY_SIZE)) {
+                    || s->large_copy_size > KEPT_COPY_SIZE)) {
         stack_free(s);
         return;
     }
@@ -112,25 +119,38 @@ stack_give(StepStack *s)
     free_count++;
 }
 
+/* Have room for a copy of `size` bytes elsewhere than behind the frames.  0,
+ * or -1 with an exception. */
+static GB_NOINLINE int
+reserve_large_copy(StepStack *s, size_t size)
+{
+    if (size > s->large_copy_size) {
+        char *copy;
+        size = (size + COPY_GRANULE - 1) / COPY_GRANULE * COPY_GRANULE;
+        copy = PyMem_Realloc(s->large_copy, size);
+        if (copy == NULL) {
+            PyErr_NoMemory();
+            return -1;
+        }
+        s->large_copy = copy;
+        s->large_copy_size = size;
+    }
+    s->slice.copy = s->large_copy;
+    return 0;
+}
+
 /* Have room for a copy of the slice from `low` on.  0, or -1 with an
  * exception. */
 static inline int
-reserve_copy(StepStack *s, char *low)
+reserve_copy(StepStack *s, PyThreadState *ts, char *low)
 {
     size_t size = (size_t)(s->slice.high - low);
-    char *copy;
-    if (GB_LIKELY(size <= s->slice.copy_size)) {
+    char *room = gb_cpython_room_in_chunk(ts, s->python.chunk, size);
+    if (GB_LIKELY(room != NULL)) {
+        s->slice.copy = room;
         return 0;
     }
-    size = (size + COPY_GRANULE - 1) / COPY_GRANULE * COPY_GRANULE;
-    copy = PyMem_Realloc(s->slice.copy, size);
-    if (copy == NULL) {
-        PyErr_NoMemory();
-        return -1;
-    }
-    s->slice.copy = copy;
-    s->slice.copy_size = size;
-    return 0;
+    return reserve_large_copy(s, size);
 }
 
 /* Have room for `size` bytes of the loop's stack.  0, or -1 with an
@@ -334,6 +354,7 @@ suspend_stack(PortalObject *p, PyObject *trap)
 {
     PyThreadState *ts = PyThreadState_GetUnchecked();
     StepStack *s = p->p_engine_data;
+    char *lowest = GB_STACK_ADDRESS() - SUSPEND_MARGIN;
 
     if (GB_UNLIKELY(!gb_cpython_on_stack(ts, &s->python))) {
         Py_DECREF(trap);
@@ -342,7 +363,7 @@ suspend_stack(PortalObject *p, PyObject *trap)
                         "belongs to, in a greenlet that the step has left");
         return -1;
     }
-    if (reserve_copy(s, GB_STACK_ADDRESS() - SUSPEND_MARGIN) < 0
+    if (reserve_copy(s, ts, lowest) < 0
         || gb_cpython_leave_stack(ts, &s->python, p->p_context) < 0) {
         Py_DECREF(trap);
         return -1;
@@ -353,6 +374,7 @@ suspend_stack(PortalObject *p, PyObject *trap)
     s->suspended = true;
 
     gb_stack_suspend(&s->slice); /* the loop runs meanwhile */
+    assert(s->slice.low >= lowest);
 
     gb_cpython_reenter_stack(ts, &s->python);
     return 0;
@@ -377,7 +399,8 @@ suspend_foreign(PortalObject *p, PyObject *trap, bool *woken)
         else {
             PyErr_SetString(PyExc_RuntimeError,
                             "await_() can't wait on a C stack that is neither "
-                            "the event loop's nor a greenlet's");
+                            "the event loop's nor that of a greenlet "
+                            "(greenlet 3.0 or newer is needed)");
         }
         if (home != NULL) {
             s->foreign = gb_foreign_new(p, home, suspend_stack);
@@ -475,6 +498,7 @@ static int
 direct_init(gb_state *Py_UNUSED(st))
 {
     gb_anchor_init();
+    gb_cpython_keep_spare_chunks();
     return gb_foreign_init();
 }
 

@@ -9,10 +9,31 @@ static PyObject *settrace, *gettrace;
 
 gb_greenlet_sight gb_greenlet_seen = {false, 0};
 
+/* The first number of the version of `module`; -1 with an exception. */
+static long
+major_version(PyObject *module)
+{
+    PyObject *version = PyObject_GetAttrString(module, "__version__");
+    const char *digits = version == NULL ? NULL : PyUnicode_AsUTF8(version);
+    long major = digits == NULL ? -1 : strtol(digits, NULL, 10);
+    Py_XDECREF(version);
+    return major;
+}
+
 /* Use the API of `module`.  0, or -1 with an exception. */
 static int
 use_module(PyObject *module)
 {
+    /* Older ones have taken the result of a switch before they call the trace
+     * function (2), or lack functions of the API (1). */
+    long major = major_version(module);
+    if (major < 3) {
+        if (major >= 0) {
+            PyErr_SetString(PyExc_ImportError,
+                            "greenlet is older than 3.0; upgrade it");
+        }
+        return -1;
+    }
     if (settrace == NULL) {
         settrace = PyObject_GetAttrString(module, "settrace");
     }
@@ -62,9 +83,12 @@ gb_greenlet_look_for(PyObject *modules)
     module = PyDict_GetItemString(modules, "greenlet"); /* borrowed */
     if (module != NULL && module != Py_None) {
         Py_INCREF(module);
-        if (use_module(module) < 0) { /* half imported: look again later */
+        if (use_module(module) < 0) {
+            /* Only if it is half imported it is worth while to look again. */
+            if (!PyErr_ExceptionMatches(PyExc_ImportError)) {
+                gb_greenlet_seen.modules = 0;
+            }
             PyErr_Clear();
-            gb_greenlet_seen.modules = 0;
         }
         Py_DECREF(module);
     }

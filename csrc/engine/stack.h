@@ -24,9 +24,8 @@ typedef struct {
     char *low;         /* while suspended, and since then */
     size_t aside_size; /* bytes of the loop's stack that are moved aside now */
     char *high;        /* set before a step is entered */
-    char *copy;        /* the slice while it is suspended; owned */
-    size_t copy_size;
-    char *aside; /* what is moved aside; owned */
+    char *copy;        /* the slice while it is suspended */
+    char *aside;       /* what is moved aside; owned */
     size_t aside_capacity;
 } gb_stack_slice;
 

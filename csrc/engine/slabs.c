@@ -1,28 +1,33 @@
-/* Chunks are carved from slabs, which are maps of their own, aligned to their
- * size: a map for each chunk would get near the kernel's limit (65,530) with
- * 100,000 suspended tasks.  A slab that has become empty is given back to the
- * system, but for one. */
-#include "engine/chunks.h"
+/* Blocks are carved from slabs, which are maps of their own, aligned to their
+ * size: a map for each block would get near the kernel's limit (65,530) with
+ * 100,000 suspended tasks, and what malloc has got it hardly ever gives back.
+ * A slab that has become empty is given back to the system, but for one. */
+#include "engine/slabs.h"
 
 #include "engine/stack.h"
 
-#if GB_CPYTHON_STACKS_KNOWN && GB_STACK_CPU_KNOWN
+#if GB_STACK_CPU_KNOWN
 #include <sys/mman.h>
 
 enum {
-    SLAB_SIZE = 1 << 20,
-    CHUNK_SIZE = GB_CPYTHON_FRAME_CHUNK_SIZE,
-    SLAB_CHUNKS = SLAB_SIZE / CHUNK_SIZE - 1, /* the first holds our header */
+    SLAB_SIZE = 1 << 17, /* one is kept by a single block in it */
+    SLAB_BLOCKS = (SLAB_SIZE - 1024) / GB_BLOCK_SIZE,
 };
 
+/* In a block that is free. */
+typedef struct free_block {
+    struct free_block *next;
+} free_block;
+
+/* The first 1024 bytes of a slab. */
 typedef struct slab {
-    struct slab *next, *previous; /* in the list of slabs with free chunks */
-    _PyStackChunk *free;          /* linked by their `previous` */
-    int used;                     /* chunks that are in use */
-    int carved;                   /* chunks that have ever been */
+    struct slab *next, *previous; /* in the list of slabs with free blocks */
+    free_block *free;
+    int used;   /* blocks that are in use */
+    int carved; /* blocks that have ever been */
 } slab;
 
-/* With free chunks; those in use first. */
+/* With free blocks; those in use first. */
 static slab *slabs = NULL;
 static int empty_slabs = 0;
 
@@ -80,14 +85,14 @@ unlink_slab(slab *s)
 static bool
 is_full(const slab *s)
 {
-    return s->free == NULL && s->carved == SLAB_CHUNKS;
+    return s->free == NULL && s->carved == SLAB_BLOCKS;
 }
 
-_PyStackChunk *
-gb_chunks_get(void)
+void *
+gb_slabs_get(void)
 {
     slab *s = slabs;
-    _PyStackChunk *chunk;
+    void *block;
     if (s == NULL) {
         s = map_slab();
         if (s == NULL) {
@@ -99,32 +104,30 @@ gb_chunks_get(void)
         empty_slabs--;
     }
     s->used++;
-    chunk = s->free;
-    if (chunk != NULL) {
-        s->free = chunk->previous;
+    if (s->free != NULL) {
+        block = s->free;
+        s->free = s->free->next;
     }
     else {
+        block = (char *)s + 1024 + (size_t)s->carved * GB_BLOCK_SIZE;
         s->carved++;
-        chunk = (_PyStackChunk *)((char *)s + (size_t)s->carved * CHUNK_SIZE);
     }
     if (is_full(s)) {
         unlink_slab(s);
     }
-    chunk->previous = NULL;
-    chunk->size = CHUNK_SIZE;
-    chunk->top = 0;
-    return chunk;
+    return block;
 }
 
 void
-gb_chunks_put(_PyStackChunk *chunk)
+gb_slabs_put(void *block)
 {
-    slab *s = (slab *)((uintptr_t)chunk & ~(uintptr_t)(SLAB_SIZE - 1));
+    slab *s = (slab *)((uintptr_t)block & ~(uintptr_t)(SLAB_SIZE - 1));
+    free_block *freed = block;
     if (is_full(s)) {
         link_slab(s);
     }
-    chunk->previous = s->free;
-    s->free = chunk;
+    freed->next = s->free;
+    s->free = freed;
     s->used--;
     if (s->used == 0) {
         if (empty_slabs > 0) {
