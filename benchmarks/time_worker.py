@@ -95,14 +95,15 @@ def run_rung(run: Any, fn: Any) -> Timed | None:
 def greenlet_rung(loop: Loop, peer: Peer) -> Timed | None:
     if is_native(peer):
         return None
-    from greenlet import getcurrent, greenlet
-
-    def answer() -> None:
-        back = getcurrent().parent.switch
-        while True:
-            back()
 
     async def timed(loops: int) -> float:
+        from greenlet import getcurrent, greenlet
+
+        def answer() -> None:
+            back = getcurrent().parent.switch
+            while True:
+                back()
+
         switch = greenlet(answer).switch
         start = thread_time()
         for _ in range(loops):

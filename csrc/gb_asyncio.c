@@ -81,10 +81,16 @@ asyncio_runs(gb_state *st)
 static PyObject *
 asyncio_context(gb_state *st, PyObject *task)
 {
-    PyObject *context = PyObject_CallMethodNoArgs(task, st->str_get_context);
-    if (context == NULL) {
-        PyErr_Clear();
-        context = PyObject_GetAttrString(task, "_context");
+    /* Looked for without making an AttributeError: in foreign greenlets, 3.11
+     * asks at each await_. */
+    PyObject *context = NULL, *get_context;
+    if (PyObject_GetOptionalAttr(task, st->str_get_context, &get_context)
+        > 0) {
+        context = PyObject_CallNoArgs(get_context);
+        Py_DECREF(get_context);
+    }
+    else if (!PyErr_Occurred()) {
+        (void)PyObject_GetOptionalAttrString(task, "_context", &context);
     }
     if (context == NULL) {
         PyErr_Clear();
