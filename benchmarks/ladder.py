@@ -48,6 +48,7 @@ class Target(NamedTuple):
 TIME_RUNGS = (
     Rung("step", "1 ordinary step"),
     Rung("await", "2 await_ that suspends"),
+    Rung("below-c", "2 same, below max(map(...))"),
     Rung("await-no-suspend", "3 await_ that does not suspend", judged="ratio"),
     Rung("run", "4 with_portal_run"),
     Rung("run-sync", "4 with_portal_run_sync"),

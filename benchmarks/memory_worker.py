@@ -103,7 +103,7 @@ def suspended_task(peer: Peer, parking: Parking, gate: Waitable) -> AsyncFn[None
             await_(gate.wait())
 
     async def sync_task() -> None:
-        await peer.enter_sync(parking.loop, descend, SUSPENDED_DEPTH)
+        await peer.enter_sync(parking.loop, lambda: descend(SUSPENDED_DEPTH))
 
     return sync_task
 
@@ -189,7 +189,7 @@ async def come_back(loop: Loop, peer: Peer, tasks: int) -> dict[str, float]:
         if is_native(peer):
             results[index] = await descend_async(index, depth)
         else:
-            results[index] = await peer.enter_sync(loop, descend, index, depth)
+            results[index] = await peer.enter_sync(loop, lambda: descend(index, depth))
 
     order = list(range(tasks))
     shuffle = random.Random(0).shuffle

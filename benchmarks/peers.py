@@ -26,8 +26,11 @@ class Peer:
     bestow_portal: Callable[[Any], None] | None = None
     enter_async: Callable[..., Any] | None = None
 
-    async def enter_sync(self, loop: Loop, fn: Callable[..., T], *args: Any) -> T:
-        """Call ``fn(*args)`` where ``await_`` works."""
+    async def enter_sync(self, loop: Loop, fn: Callable[[], T]) -> T:
+        """Call ``fn()`` where ``await_`` works.
+
+        Without C frames in between, which ``fn(*args)`` has on CPython 3.11.
+        """
         raise NotImplementedError
 
 
@@ -68,14 +71,14 @@ class Greenback(Peer):
 
         self.enter_async = enter_async
 
-    async def enter_sync(self, loop: Loop, fn: Callable[..., T], *args: Any) -> T:
+    async def enter_sync(self, loop: Loop, fn: Callable[[], T]) -> T:
         import greenback
 
         if not loop.has_tasks:
-            result: T = await greenback.with_portal_run_sync(fn, *args)
+            result: T = await greenback.with_portal_run_sync(fn)
             return result
         await greenback.ensure_portal()
-        return fn(*args)
+        return fn()
 
 
 class SQLAlchemy(Peer):
@@ -87,9 +90,9 @@ class SQLAlchemy(Peer):
         self.await_ = await_only
         self.run_sync = greenlet_spawn
 
-    async def enter_sync(self, loop: Loop, fn: Callable[..., T], *args: Any) -> T:
+    async def enter_sync(self, loop: Loop, fn: Callable[[], T]) -> T:
         assert self.run_sync is not None
-        result: T = await self.run_sync(fn, *args)
+        result: T = await self.run_sync(fn)
         return result
 
 

@@ -68,9 +68,26 @@ def step_rung(loop: Loop, peer: Peer) -> Timed | None:
 def await_rung(loop: Loop, peer: Peer, async_fn: Any) -> Timed:
     if is_native(peer):
         return lambda loops: time_checkpoints(loops, async_fn)
-    return lambda loops: peer.enter_sync(
-        loop, time_sync_awaits, loops, peer.await_, async_fn
-    )
+    await_ = peer.await_
+
+    def timed(loops: int) -> Coroutine[Any, Any, float]:
+        return peer.enter_sync(loop, lambda: time_sync_awaits(loops, await_, async_fn))
+
+    return timed
+
+
+def below_c_rung(loop: Loop, peer: Peer, async_fn: Any) -> Timed:
+    if is_native(peer):
+        return await_rung(loop, peer, async_fn)
+    await_ = peer.await_
+
+    def timed(loops: int) -> Coroutine[Any, Any, float]:
+        def time_it(loops: int) -> float:
+            return time_sync_awaits(loops, await_, async_fn)
+
+        return peer.enter_sync(loop, lambda: max(map(time_it, [loops])))
+
+    return timed
 
 
 def foreign_rung(loop: Loop, peer: Peer, async_fn: Any) -> Timed | None:
@@ -85,7 +102,7 @@ def foreign_rung(loop: Loop, peer: Peer, async_fn: Any) -> Timed | None:
         elapsed: float = greenlet(time_sync_awaits).switch(loops, peer.await_, async_fn)
         return elapsed
 
-    return lambda loops: peer.enter_sync(loop, time_in_greenlet, loops)
+    return lambda loops: peer.enter_sync(loop, lambda: time_in_greenlet(loops))
 
 
 def run_rung(run: Any, fn: Any) -> Timed | None:
@@ -183,7 +200,7 @@ def depth_rung(loop: Loop, peer: Peer, depth: int) -> Timed:
             descend(depth)
         return thread_time() - start
 
-    return lambda loops: peer.enter_sync(loop, time_descents, loops)
+    return lambda loops: peer.enter_sync(loop, lambda: time_descents(loops))
 
 
 def timed_rungs(loop: Loop, peer: Peer) -> dict[str, Timed | None]:
@@ -192,6 +209,7 @@ def timed_rungs(loop: Loop, peer: Peer) -> dict[str, Timed | None]:
         "greenlet": greenlet_rung(loop, peer),
         "step": step_rung(loop, peer),
         "await": await_rung(loop, peer, loop.checkpoint),
+        "below-c": below_c_rung(loop, peer, loop.checkpoint),
         "foreign": foreign_rung(loop, peer, loop.checkpoint),
         "await-no-suspend": await_rung(loop, peer, nop),
         "run": run_rung(peer.run, nop),
