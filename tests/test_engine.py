@@ -1,5 +1,6 @@
 """Which engine is chosen, and what only the direct one does."""
 
+import ctypes
 import functools
 import gc
 import os
@@ -144,7 +145,7 @@ def test_resumed_from_any_depth():
     coro = greenback.with_portal_run_sync(sync, 40)
     coro.send(None)
     for number in range(39):
-        deeper(number * 7 % 31, coro.send, number)
+        deeper(number * 7 % 20, coro.send, number)
     with pytest.raises(StopIteration) as stop:
         coro.send(39)
     assert stop.value.value == list(range(40))
@@ -244,6 +245,30 @@ def test_calls_beyond_a_chunk():
     with pytest.raises(StopIteration) as stop:
         greenback.with_portal_run_sync(descend, 60).send(None)
     assert stop.value.value < 500
+
+
+@direct
+def test_unwinders_find_their_way():
+    """Debuggers, profilers and C++ exceptions get from a step to the frames below it."""
+    libc = ctypes.CDLL(None)
+    if not hasattr(libc, "backtrace"):
+        pytest.skip("this libc has no backtrace()")
+
+    def outermost():
+        """Return addresses of the outermost C frames."""
+        addresses = (ctypes.c_void_p * 1000)()
+        return addresses[: libc.backtrace(addresses, 1000)][-5:]
+
+    def look_twice():
+        first = outermost()
+        greenback.await_(Trap())
+        return first, outermost()
+
+    coro = greenback.with_portal_run_sync(look_twice)
+    coro.send(None)
+    with pytest.raises(StopIteration) as stop:
+        coro.send(None)
+    assert stop.value.value == (outermost(), outermost())
 
 
 @direct

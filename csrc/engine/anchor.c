@@ -12,7 +12,8 @@
 enum {
     ANCHORS = 16,
     NEAREST = 1024,             /* of an anchor to the caller's frame */
-    DISTANCE_OUTERMOST = 65536, /* of a new anchor, if there is room */
+    DISTANCE_OUTERMOST = 49152, /* of a new anchor, if there is room; perf can
+                                   look over less than 65,528 */
     DISTANCE_NESTED = 16384,
     DISTANCE_LEAST = 4096, /* less is not worth an anchor */
     SHARE_OUTERMOST = 8,   /* no more than 1/8 of the room */
@@ -140,6 +141,17 @@ without_anchor(thread_stack *t, char *frame, int depth, bool in_greenlet)
     return align_down(frame - gap);
 }
 
+/* Have the system map the pages between `address` and `frame`: profilers copy
+ * the stack while it runs, and stop at a page that has never been used. */
+static void
+touch_pages(char *address, char *frame)
+{
+    while (frame > address) {
+        (void)*(volatile char *)frame;
+        frame -= 4096;
+    }
+}
+
 static GB_NOINLINE char *
 make_anchor(thread_stack *t, char *frame, int depth)
 {
@@ -155,6 +167,7 @@ make_anchor(thread_stack *t, char *frame, int depth)
     }
     a.address = align_down(frame - distance);
     a.reach = REACH * distance;
+    touch_pages(a.address, frame);
     return use_anchor(t, insert_anchor(t, a));
 }
 
