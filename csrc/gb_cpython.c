@@ -319,6 +319,28 @@ gb_cpython_prepare_stack(PyThreadState *ts, gb_cpython_stack *s,
 }
 
 void
+gb_cpython_hand_over_put_off(PyThreadState *ts, gb_cpython_stack *s)
+{
+    if (s->loop.put_off == NULL) {
+        s->loop.put_off = GB_CPYTHON_PUT_OFF(ts);
+        return;
+    }
+#if GB_CPYTHON_HAS_TRASH_NESTING
+#if PY_VERSION_HEX < 0x030c0000
+    int *nesting = &ts->trash_delete_nesting;
+#else
+    int *nesting = &ts->trash.delete_nesting;
+#endif
+    int before = *nesting;
+    *nesting = 1; /* as if the outermost deallocation ended now */
+    _PyTrash_end(ts);
+    *nesting = before;
+#else
+    _PyTrash_thread_destroy_chain(ts);
+#endif
+}
+
+void
 gb_cpython_unbridge_frames(gb_cpython_stack *s)
 {
     restore_links(&s->bridges);

@@ -153,6 +153,17 @@ gb_cpython_thread_id(PyThreadState *ts)
 #define GB_CPYTHON_HAS_C_RECURSION 0
 #endif
 
+/* Where the thread state has the objects whose deallocation was put off, as
+ * the stack had become too deep: they are linked, in a way that is the
+ * interpreter's own. */
+#if PY_VERSION_HEX < 0x030c0000
+#define GB_CPYTHON_PUT_OFF(ts) ((ts)->trash_delete_later)
+#elif PY_VERSION_HEX < 0x030d0000
+#define GB_CPYTHON_PUT_OFF(ts) ((ts)->trash.delete_later)
+#else
+#define GB_CPYTHON_PUT_OFF(ts) ((ts)->delete_later)
+#endif
+
 /* The fields of the thread state which belong to the C stack that runs. */
 typedef struct {
     struct _PyInterpreterFrame *frame; /* innermost */
@@ -170,6 +181,7 @@ typedef struct {
 #if GB_CPYTHON_HAS_TRASH_NESTING
     int trash_nesting;
 #endif
+    PyObject *put_off; /* first object whose deallocation was put off */
 #if GB_CPYTHON_HAS_CFRAME
     _PyCFrame *cframe;
 #endif
@@ -242,6 +254,7 @@ gb_cpython_save_fields(PyThreadState *ts, gb_stack_fields *f)
 #elif GB_CPYTHON_HAS_TRASH_NESTING
     f->trash_nesting = ts->trash.delete_nesting;
 #endif
+    f->put_off = GB_CPYTHON_PUT_OFF(ts);
 #if GB_CPYTHON_HAS_CFRAME
     f->cframe = ts->cframe;
     f->frame = ts->cframe->current_frame;
@@ -277,6 +290,7 @@ gb_cpython_restore_fields(PyThreadState *ts, const gb_stack_fields *f)
 #elif GB_CPYTHON_HAS_TRASH_NESTING
     ts->trash.delete_nesting = f->trash_nesting;
 #endif
+    GB_CPYTHON_PUT_OFF(ts) = f->put_off;
 #if GB_CPYTHON_HAS_CFRAME
 #if PY_VERSION_HEX < 0x030c0000
     /* Whether to trace is the thread's matter, not the stack's. */
@@ -316,6 +330,7 @@ static inline void
 gb_cpython_begin_stack(PyThreadState *ts, gb_cpython_stack *s)
 {
     gb_cpython_save_fields(ts, &s->loop);
+    GB_CPYTHON_PUT_OFF(ts) = NULL;
     s->base.exc_value = NULL;
     s->base.previous_item = ts->exc_info;
     ts->exc_info = &s->base;
@@ -330,11 +345,21 @@ gb_cpython_begin_stack(PyThreadState *ts, gb_cpython_stack *s)
 #endif
 }
 
+/* All calls of `s` have returned, and objects are still put off: leave them
+ * to the stack below, or if that has some of its own, deallocate them.  Runs
+ * Python code. */
+void gb_cpython_hand_over_put_off(PyThreadState *ts, gb_cpython_stack *s);
+
 /* Back on the stack below, after all calls of `s` have returned: nothing else
- * than what gb_cpython_begin_stack has set is to be set back. */
+ * than what gb_cpython_begin_stack has set is to be set back.  May run Python
+ * code. */
 static inline void
 gb_cpython_end_whole_stack(PyThreadState *ts, gb_cpython_stack *s)
 {
+    if (GB_UNLIKELY(GB_CPYTHON_PUT_OFF(ts) != NULL)) {
+        gb_cpython_hand_over_put_off(ts, s);
+    }
+    GB_CPYTHON_PUT_OFF(ts) = s->loop.put_off;
     ts->exc_info = s->loop.exc_info;
     ts->datastack_chunk = s->loop.datastack_chunk;
     ts->datastack_top = s->loop.datastack_top;
@@ -347,11 +372,14 @@ gb_cpython_end_whole_stack(PyThreadState *ts, gb_cpython_stack *s)
 #endif
 }
 
-/* Back on the stack below, `s` may be suspended or has been: give the thread
- * state back. */
+/* Back on the stack below, `s` is suspended or has been: give the thread
+ * state back.  May run Python code if it is not. */
 static inline void
-gb_cpython_end_stack(PyThreadState *ts, gb_cpython_stack *s)
+gb_cpython_end_stack(PyThreadState *ts, gb_cpython_stack *s, bool suspended)
 {
+    if (GB_UNLIKELY(!suspended && GB_CPYTHON_PUT_OFF(ts) != NULL)) {
+        gb_cpython_hand_over_put_off(ts, s);
+    }
     gb_cpython_restore_fields(ts, &s->loop);
 }
 

@@ -270,7 +270,7 @@ resume_stack(PortalObject *p, StepStack *s, PyThreadState *ts)
     steps_below++;
     gb_stack_resume(&s->slice);
     steps_below--;
-    gb_cpython_end_stack(ts, &s->python);
+    gb_cpython_end_stack(ts, &s->python, s->suspended);
     if (aside > 0) {
         gb_cpython_unbridge_frames(&s->python);
     }
@@ -335,7 +335,7 @@ direct_step(PortalObject *p, PyThreadState *ts)
     gb_stack_enter(&s->slice, run_body, s);
     steps_below--;
     if (GB_UNLIKELY(s->suspended)) {
-        gb_cpython_end_stack(ts, &s->python);
+        gb_cpython_end_stack(ts, &s->python, true);
         p->p_waits = true;
     }
     else {

@@ -93,12 +93,43 @@ def check_executor() -> None:
         pass
 
 
+def check_put_off() -> None:
+    """An object whose deallocation was put off in a step dies in that step."""
+    runs, died_while = "the step", []
+
+    class Dying:
+        def __del__(self) -> None:
+            died_while.append(runs)
+
+    def step() -> None:
+        thread_state.call_with_put_off(Dying, greenback.await_, Trap())
+
+    def deallocate() -> None:
+        """End an outermost deallocation, after which comes what was put off."""
+        [[]].pop()
+
+    coro = greenback.with_portal_run_sync(step)
+    coro.send(None)
+    runs = "the loop"
+    deallocate()
+    runs = "the step again"
+    try:
+        coro.send(None)
+    except StopIteration:
+        pass
+    runs = "the loop again"
+    deallocate()
+    if died_while != ["the step again"]:
+        raise checks.StateMismatch(f"put off in a step, deallocated in {died_while}")
+
+
 def check_all() -> None:
     if thread_state is None or greenback.engine != "direct":
         return
     for name, behaviour in COUNTERS.items():
         if thread_state.add(name, 0):
             check_counter(name, behaviour)
+    check_put_off()
     jit: Any = getattr(sys, "_jit", None)
     if jit is None or not jit.is_enabled():
         check_executor()

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
 import weakref
-from collections.abc import Iterator
 from typing import Any
 
 from frames import Call, each, each_swallowed, frame_kind
@@ -347,14 +345,24 @@ def nest(value: object, depth: int) -> object:
     return value
 
 
-@contextlib.contextmanager
-def in_deallocation(t: Any) -> Iterator[int]:
-    """How deep to nest: where something is being deallocated up to 3.12, not at all."""
-    before, t.deallocates = t.deallocates, True
-    try:
-        yield 0 if before and sys.version_info < (3, 13) else 1
-    finally:
-        t.deallocates = before
+def while_deallocating(call: Call, times: int, deallocate: Any) -> None:
+    """Call ``deallocate()``, which lets an object die that makes the call.
+
+    Up to 3.12, where something is being deallocated, it would not die at once.
+    """
+    t = call.t  # type: ignore[attr-defined]
+    for _ in range(times):
+        if t.deallocates and sys.version_info < (3, 13):
+            try:
+                call()
+            except BaseException as exc:
+                t.unraisable(exc)
+        else:
+            before, t.deallocates = t.deallocates, True
+            try:
+                deallocate()
+            finally:
+                t.deallocates = before
 
 
 @frame_kind("deep deallocation", each_swallowed, needs="trashcan")
@@ -364,13 +372,14 @@ def through_trashcan(call: Call, times: int) -> None:
             call()
 
     noise = call.t.world.noise  # type: ignore[attr-defined]
-    with in_deallocation(call.t) as deep:  # type: ignore[attr-defined]
-        for _ in range(times):
-            depth = noise.choice((3, 40, 49, 51, 60, 120, 400)) * deep
-            inner = nest(Finalized(), depth)
-            outer = nest(inner, noise.choice((0, 45, 100)) * deep)
-            del inner
-            del outer
+
+    def deallocate() -> None:
+        inner = nest(Finalized(), noise.choice((3, 40, 49, 51, 60, 120, 400)))
+        outer = nest(inner, noise.choice((0, 45, 100)))
+        del inner
+        del outer
+
+    while_deallocating(call, times, deallocate)
 
 
 @frame_kind("deallocation in deallocation", each_swallowed, needs="trashcan")
@@ -383,10 +392,11 @@ def through_nested_trashcan(call: Call, times: int) -> None:
             junk = nest(None, 200)
             del junk
 
-    with in_deallocation(call.t) as deep:  # type: ignore[attr-defined]
-        for _ in range(times):
-            nested = nest(Finalized(), 150 * deep)
-            del nested
+    def deallocate() -> None:
+        nested = nest(Finalized(), 150)
+        del nested
+
+    while_deallocating(call, times, deallocate)
 
 
 @frame_kind("dict.clear", each_swallowed)

@@ -246,7 +246,39 @@ call_in_executor(PyObject *module, PyObject *args)
     return result;
 }
 
+/* call_with_put_off(make, function, argument): call function(argument) when
+ * the deallocation of what make() returns (an object that only we know) has
+ * been put off, as if the stack were too deep for it. */
+static PyObject *
+call_with_put_off(PyObject *module, PyObject *args)
+{
+    PyThreadState *ts = PyThreadState_Get();
+    PyObject *make, *function, *argument, *dying;
+    if (!PyArg_ParseTuple(args, "OOO", &make, &function, &argument)) {
+        return NULL;
+    }
+    dying = PyObject_CallNoArgs(make);
+    if (dying == NULL) {
+        return NULL;
+    }
+    Py_SET_REFCNT(dying, 0);
+#if PY_VERSION_HEX >= 0x030D0000
+#if PY_VERSION_HEX < 0x030E0000
+    PyObject_GC_UnTrack(dying);
+#endif
+    _PyTrash_thread_deposit_object(ts, dying);
+#else
+    int *nesting = counter(ts, "trash_nesting"), before = *nesting;
+    PyObject_GC_UnTrack(dying);
+    *nesting = 1000;
+    (void)_PyTrash_begin(ts, dying);
+    *nesting = before;
+#endif
+    return PyObject_CallOneArg(function, argument);
+}
+
 static PyMethodDef methods[] = {
+    {"call_with_put_off", call_with_put_off, METH_VARARGS, NULL},
     {"add", add, METH_VARARGS, NULL},
     {"call_in_executor", call_in_executor, METH_VARARGS, NULL},
     {"snapshot", snapshot, METH_NOARGS, NULL},
