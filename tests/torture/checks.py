@@ -152,6 +152,11 @@ def limit_grew(name: str, before: int, after: int) -> bool:
     return name == "datastack_limit" and after > before and (after - before) % 4096 == 0
 
 
+def put_off_by_loop(name: str, before: int) -> bool:
+    """Where the stack is nearly full, the loop itself puts deallocations off."""
+    return name == "trash_later" and before != 0
+
+
 def compare_across_step(before: tuple[int, ...], after: tuple[int, ...]) -> None:
     """Both were taken by the loop, in the same frame, around a step."""
     if before == after:
@@ -162,6 +167,7 @@ def compare_across_step(before: tuple[int, ...], after: tuple[int, ...]) -> None
         if before[i] != after[i]
         and name not in COUNTED_PER_THREAD
         and not limit_grew(name, before[i], after[i])
+        and not put_off_by_loop(name, before[i])
     }
     if wrong:
         raise StateMismatch(f"the loop's thread state after a step: {wrong}")

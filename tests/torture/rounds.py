@@ -216,7 +216,8 @@ def thread_round(seed: int, options: Options, counts: Counter[str]) -> None:
             if greenlet_engine() and sys.version_info >= (3, 14):
                 size = 0  # greenlet crashes near the end of a stack
             small = bool(size)
-            threading.stack_size(size * 1024)
+            # In debug builds C frames are several times as large.
+            threading.stack_size(size * 1024 * (4 if DEBUG_BUILD else 1))
             thread = threading.Thread(target=target, args=(number, small))
             thread.start()
             threads.append(thread)

@@ -236,7 +236,7 @@ call_in_executor(PyObject *module, PyObject *args)
     result = PyObject_CallOneArg(function, argument);
     after = ts->current_executor;
     ts->current_executor = before;
-    if (after != Py_None && result != NULL) {
+    if (after != Py_None) {
         Py_CLEAR(result);
         PyErr_SetString(PyExc_AssertionError, "another executor");
     }
