@@ -102,8 +102,11 @@ def suspended_task(peer: Peer, parking: Parking, gate: Waitable) -> AsyncFn[None
             parking.arrive()
             await_(gate.wait())
 
+    def sync_code() -> None:
+        descend(SUSPENDED_DEPTH)
+
     async def sync_task() -> None:
-        await peer.enter_sync(parking.loop, lambda: descend(SUSPENDED_DEPTH))
+        await peer.enter_sync(parking.loop, sync_code)
 
     return sync_task
 
