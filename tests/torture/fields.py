@@ -84,8 +84,10 @@ def check_executor() -> None:
 
     def step() -> None:
         thread_state.call_in_executor(greenback.await_, Trap())
+        greenback.await_(Trap())
 
     coro = greenback.with_portal_run_sync(step)
+    coro.send(None)
     coro.send(None)
     try:
         thread_state.call_in_executor(coro.send, None)
