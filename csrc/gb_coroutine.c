@@ -223,11 +223,6 @@ retyped_close(PyObject *self, PyObject *Py_UNUSED(ignored))
 
 /* ---------------------------------------------------------- introspection */
 
-/* From 3.14 on, debug builds insist on the exact type in its getters.  In
- * older versions making the result may run the garbage collector, and it must
- * not meet the coroutine with another type. */
-#define GETTERS_WANT_EXACT_TYPE (PY_VERSION_HEX >= 0x030e0000)
-
 /* The attribute as a native coroutine gives it. */
 static PyObject *
 native_attribute(PyObject *self, const char *name)
@@ -236,13 +231,13 @@ native_attribute(PyObject *self, const char *name)
     PyObject *descriptor
         = PyObject_GetAttrString((PyObject *)&PyCoro_Type, name);
     if (descriptor != NULL) {
-#if GETTERS_WANT_EXACT_TYPE
+#if GB_CPYTHON_GETTERS_WANT_EXACT_TYPE
         PyTypeObject *type = Py_TYPE(self);
         Py_SET_TYPE(self, &PyCoro_Type);
 #endif
         value = Py_TYPE(descriptor)
                     ->tp_descr_get(descriptor, self, (PyObject *)&PyCoro_Type);
-#if GETTERS_WANT_EXACT_TYPE
+#if GB_CPYTHON_GETTERS_WANT_EXACT_TYPE
         Py_SET_TYPE(self, type);
 #endif
         Py_DECREF(descriptor);
@@ -250,7 +245,7 @@ native_attribute(PyObject *self, const char *name)
     return value;
 }
 
-#if GETTERS_WANT_EXACT_TYPE
+#if GB_CPYTHON_GETTERS_WANT_EXACT_TYPE
 static PyObject *
 retyped_get_unchanged(PyObject *self, void *name)
 {
@@ -441,7 +436,7 @@ static PyMethodDef retyped_methods[] = {
 static PyGetSetDef retyped_getset[] = {
     {"cr_running", retyped_get_cr_running, NULL, NULL, NULL},
     {"cr_suspended", retyped_get_cr_suspended, NULL, NULL, NULL},
-#if GETTERS_WANT_EXACT_TYPE
+#if GB_CPYTHON_GETTERS_WANT_EXACT_TYPE
     {"cr_frame", retyped_get_unchanged, NULL, NULL, (void *)"cr_frame"},
     {"cr_code", retyped_get_unchanged, NULL, NULL, (void *)"cr_code"},
 #endif

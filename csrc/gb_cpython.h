@@ -126,6 +126,11 @@ gb_cpython_thread_id(PyThreadState *ts)
     return ts->id;
 }
 
+/* Whether the getters of coroutines insist on the exact type, in debug builds.
+ * In older versions making what they return may run the garbage collector,
+ * which must not meet a coroutine of ours with another type. */
+#define GB_CPYTHON_GETTERS_WANT_EXACT_TYPE (PY_VERSION_HEX >= 0x030e0000)
+
 /* -------------------------------------------- what each C stack has of its own
  *
  * For engines that cut C stacks apart: the thread state describes the stack

@@ -1,6 +1,6 @@
 """Run CPython's test.test_asyncio and write how each test ended.
 
-``run_asyncio.py OUTPUT [--portals] [MODULE ...]``; OUTPUT becomes a JSON object of test names and
+``run_asyncio.py OUTPUT [--portals] [TEST ...]``; OUTPUT becomes a JSON object of test names and
 "ok", "failed" or "skipped".
 """
 
@@ -58,7 +58,7 @@ def modules() -> list[str]:
     import test.test_asyncio as package
 
     return sorted(
-        module.name
+        f"{package.__name__}.{module.name}"
         for module in pkgutil.iter_modules(package.__path__)
         if module.name.startswith("test_")
     )
@@ -68,8 +68,8 @@ def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("output", type=Path)
     parser.add_argument("--portals", action="store_true")
-    parser.add_argument("modules", nargs="*")
-    args = parser.parse_args()
+    parser.add_argument("tests", nargs="*")
+    args = parser.parse_intermixed_args()
     if args.portals:
         import portals
 
@@ -79,9 +79,9 @@ def main() -> int:
     support.use_resources = ["network", "cpu"]
     suite = unittest.TestSuite()
     loader = unittest.defaultTestLoader
-    for name in args.modules or modules():
+    for name in args.tests or modules():
         try:
-            suite.addTests(loader.loadTestsFromName(f"test.test_asyncio.{name}"))
+            suite.addTests(loader.loadTestsFromName(name))
         except unittest.SkipTest:
             pass  # for another platform
     runner = unittest.TextTestRunner(resultclass=Recorder, verbosity=1)
