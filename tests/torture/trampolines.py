@@ -184,6 +184,10 @@ class Trampoline:
             world.event("raised", task.name, summary)
             # A coroutine that ignored GeneratorExit goes on.
             if is_alive(task.coro):
+                # Somewhere in the task it may be kept, and with it who has called close().
+                while exc is not None:
+                    exc.__traceback__ = None
+                    exc = exc.__context__
                 self.suspended(task)
                 return True
             outcome = None
