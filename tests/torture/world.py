@@ -33,7 +33,8 @@ EXCEPTIONS: dict[str, type[BaseException]] = {}
 def in_a_greenlet() -> bool:
     """Whether this is not a thread's main greenlet: greenlet counts depths in each alone."""
     greenlet = sys.modules.get("greenlet")
-    return greenlet is not None and greenlet.getcurrent().parent is not None
+    getcurrent = getattr(greenlet, "getcurrent", None)  # may be half imported
+    return getcurrent is not None and getcurrent().parent is not None
 
 
 def thrown(cls: type[BaseException]) -> type[BaseException]:
