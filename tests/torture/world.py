@@ -273,7 +273,9 @@ class Task:
             label,
             values,
             tuple(variable.get() for variable in VARIABLES),
-            checks.exception_types(sys.exception()) if world.compares_handled else (),
+            checks.exception_types(sys.exception(), world.chain)
+            if world.compares_handled
+            else (),
             (sys.gettrace() is not None, sys.getprofile() is not None),
             names if world.compares_callers else (),
         )
