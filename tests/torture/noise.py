@@ -56,7 +56,8 @@ def push_datastack(task: Task) -> None:
     def deeper(depth: int, *values: int) -> int:
         return deeper(depth - 1, *values) if depth else len(values)
 
-    deeper(task.world.noise.randint(1, 200), *range(task.world.noise.randint(0, 30)))
+    most = 20 if task.world.small_stack else 200
+    deeper(task.world.noise.randint(1, most), *range(task.world.noise.randint(0, 30)))
 
 
 def reach_the_limit(task: Task) -> None:

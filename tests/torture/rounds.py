@@ -209,6 +209,7 @@ def thread_round(seed: int, options: Options, counts: Counter[str]) -> None:
             error.add_note(f"in thread {number}")
             errors.append(error)
 
+    jit: Any = getattr(sys, "_jit", None)
     interval = sys.getswitchinterval()
     sys.setswitchinterval(choices.choice((1e-6, 1e-4, 5e-3)))
     threads = []
@@ -217,6 +218,8 @@ def thread_round(seed: int, options: Options, counts: Counter[str]) -> None:
             size = choices.choice((128, 256, 0))
             if greenlet_engine() and sys.version_info >= (3, 14):
                 size = 0  # greenlet crashes near the end of a stack
+            if jit is not None and jit.is_enabled():
+                size = 0  # its optimizer alone takes more than 100 KB
             small = bool(size)
             # In debug builds C frames are several times as large.
             threading.stack_size(size * 1024 * (4 if DEBUG_BUILD else 1))

@@ -21,7 +21,7 @@ from rounds import Options, ProgramShown, run_round
 
 import greenback
 
-SECONDS_PER_ROUND = 120
+SECONDS_PER_ROUND = 300
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
