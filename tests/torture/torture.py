@@ -46,7 +46,7 @@ from typing import Any
 
 WORKER = Path(__file__).with_name("worker.py")
 # For a worker that hangs: its last round may take this long.
-GRACE = 180
+GRACE = 360
 ORDER = (
     "programs",
     "steps",
