@@ -32,6 +32,10 @@ ask_loop(gb_state *st, PyObject *iterator, PyObject *trap, bool *refused)
                         "await_() can't wait in a finalizer that the garbage "
                         "collector runs; hand the work to a task instead");
     }
+    else if (GB_UNLIKELY(p->p_forbidden != NULL)) {
+        Py_DECREF(trap);
+        PyErr_SetObject(PyExc_RuntimeError, p->p_forbidden);
+    }
     else {
         /* Only while waiting: this is what the task awaits. */
         Py_XSETREF(p->p_awaiting, Py_NewRef(iterator));

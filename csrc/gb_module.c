@@ -2,6 +2,7 @@
 #include "gb_await.h"
 #include "gb_collector.h"
 #include "gb_function.h"
+#include "gb_guard.h"
 #include "gb_wrappers.h"
 
 /* ------------------------------------------------------------------- state */
@@ -269,6 +270,7 @@ module_exec(PyObject *module)
     if (gb_portal_add_types(module, st) < 0
         || gb_coroutine_add_types(module, st) < 0
         || gb_function_add_types(module, st) < 0
+        || gb_guard_add_types(module, st) < 0
         || gb_wrappers_add_types(module, st) < 0
         || gb_collector_watch(module, st) < 0) {
         return -1;

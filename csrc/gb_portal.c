@@ -18,6 +18,7 @@ gb_portal_new(gb_state *st, const gb_form *form, PyObject *coroutine,
     p->p_engine_data = NULL;
     p->p_waits = false;
     p->p_awaiting = NULL;
+    p->p_forbidden = NULL;
     p->p_outer = NULL;
     p->p_context = NULL;
     p->p_argument = NULL;
@@ -40,8 +41,8 @@ gb_portal_detach(PortalObject *p)
 
 /* ------------------------------------------------------------------ steps */
 
-GB_HOT PySendResult
-gb_engine_body(PortalObject *p, PyObject **result)
+static PySendResult
+drive_body(PortalObject *p, PyObject **result)
 {
     switch (p->p_op) {
         case GB_OP_SEND:
@@ -51,6 +52,36 @@ gb_engine_body(PortalObject *p, PyObject **result)
         default:
             return p->p_form->close(p, result);
     }
+}
+
+/* The coroutine has yielded a trap where it must not: tell it so, until it
+ * does something else.  As PyIter_Send.  Runs Python code; may switch
+ * stacks. */
+static GB_NOINLINE PySendResult
+refuse_trap(PortalObject *p, PyObject **result)
+{
+    PySendResult status = PYGEN_NEXT;
+    while (status == PYGEN_NEXT && p->p_forbidden != NULL) {
+        PyObject *exc
+            = PyObject_CallOneArg(PyExc_RuntimeError, p->p_forbidden);
+        Py_CLEAR(*result);
+        if (exc == NULL) { /* no memory: that will do as well */
+            exc = PyErr_GetRaisedException();
+        }
+        status = p->p_form->throw(p, exc, result);
+        Py_DECREF(exc);
+    }
+    return status;
+}
+
+GB_HOT PySendResult
+gb_engine_body(PortalObject *p, PyObject **result)
+{
+    PySendResult status = drive_body(p, result);
+    if (GB_UNLIKELY(status == PYGEN_NEXT && p->p_forbidden != NULL)) {
+        return refuse_trap(p, result);
+    }
+    return status;
 }
 
 /* What becomes of the portal when the engine has returned. */
@@ -322,6 +353,7 @@ portal_tp_clear(PyObject *self)
     Py_CLEAR(p->p_awaiting);
     Py_CLEAR(p->p_result);
     Py_CLEAR(p->p_origin);
+    Py_CLEAR(p->p_forbidden);
     return 0;
 }
 

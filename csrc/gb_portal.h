@@ -56,6 +56,8 @@ struct PortalObject {
     void *p_engine_data;   /* the engine's own; NULL if it keeps nothing */
     bool p_waits;          /* set by the engine: a stack waits in suspend() */
     PyObject *p_awaiting;  /* owned; see SUSPENDED */
+    PyObject *p_forbidden; /* owned: NULL, or what a suspension has to raise
+                              instead, as it is forbidden (gb_guard.c) */
     /* during a step */
     PortalObject *p_outer; /* owned: the portal that was running before */
     PyObject *p_context;   /* borrowed: the Context that the step began in */

@@ -33,7 +33,7 @@ LAYERS = [
     ["gb_coroutine"],
     ["gb_task"],
     ["gb_await"],
-    ["gb_function", "gb_wrappers"],
+    ["gb_function", "gb_guard", "gb_wrappers"],
     ["gb_module"],
 ]
 LAYER_OF = {unit: depth for depth, units in enumerate(LAYERS) for unit in units}

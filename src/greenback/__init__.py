@@ -5,7 +5,13 @@ task calls: it gives what ``await`` would give in async code, while the event
 loop goes on running the other tasks.
 """
 
-from ._core import async_context, async_iter, bestow_portal, has_portal
+from ._core import (
+    async_context,
+    async_iter,
+    bestow_portal,
+    forbid_await,
+    has_portal,
+)
 from ._engine import engine
 from ._impl import await_, ensure_portal, with_portal_run, with_portal_run_sync
 from ._stackscope import install_glue as _stackscope_install_glue_  # noqa: F401  stackscope calls it by this name
@@ -29,6 +35,7 @@ __all__ = [
     "decorate_as_sync",
     "engine",
     "ensure_portal",
+    "forbid_await",
     "has_portal",
     "portals_for_children",
     "portals_for_tree",
