@@ -8,6 +8,7 @@
 #   make format      reformat Python and C
 #   make coverage    the suite with C coverage, at least $(COVERAGE_MINIMUM) %
 #   make sanitize    the suite under AddressSanitizer and UBSan
+#   make suites      the tests of asyncio and Trio, with a portal in every task
 #   make torture     random programs, natively and with portals: two minutes
 #   make soak        the same for an hour, on every Python the direct engine knows
 #   make package     build sdist and wheel, and try both in empty environments
@@ -23,7 +24,7 @@ SOAK_SECONDS ?= 3600
 C_FILES = $(wildcard csrc/*.c csrc/*.h csrc/engine/*.c csrc/engine/*.h)
 
 .PHONY: test demo bench lint lint-python lint-types lint-c format coverage \
-	sanitize torture soak package test-all clean
+	sanitize suites torture soak package test-all clean
 
 test:
 	tools/test-env $(VENV) $(PYTHON) test
@@ -64,6 +65,10 @@ coverage:
 
 sanitize:
 	tools/sanitize .venvs/sanitize $(PYTHON) $(PYTEST_ARGS)
+
+suites:
+	tools/test-env $(VENV) $(PYTHON) suites
+	$(VENV)/bin/python tests/suites/run.py $(SUITES_ARGS)
 
 torture:
 	tools/test-env $(VENV) $(PYTHON) torture

@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
-"""Run test suites that other people wrote, natively and with a portal in every task.
+"""Run test suites that other people wrote with a portal in every task.
 
-``run.py [SUITE ...]``; suites are ``asyncio`` (CPython's test.test_asyncio) and ``trio`` (the tests
-that Trio installs). Both runs use the same harness. A test that fails with portals alone is run
-twice more by itself, to tell it from one that fails now and then. What is left must stand in
-known.toml, under the engine in force. Prints the figures; the exit code is 1 if something else
-failed, or if something in known.toml does not fail any more.
+``run.py [--native] [SUITE ...]``; suites are ``asyncio`` (CPython's test.test_asyncio) and ``trio``
+(the tests that Trio installs). What fails is run again in the same harness without portals, and
+what passes there twice more with portals, to tell it from what fails now and then. The rest must
+stand in known.toml, under the engine in force. With ``--native`` the whole suite is run without
+portals first. Prints the figures; the exit code is 1 if something else failed, or if something in
+known.toml does not fail any more.
 """
 
 from __future__ import annotations
@@ -99,17 +100,12 @@ SUITES: dict[str, tuple[str, Runner, Callable[[str], str]]] = {
 }
 
 
-def only_with_portals(native: Ends, portals: Ends) -> list[str]:
-    """Tests that fail, or are missing, with portals only."""
-    return sorted(
-        test
-        for test, end in native.items()
-        if end != "failed" and portals.get(test, "failed") == "failed"
-    )
+def failures(ends: Ends) -> list[str]:
+    return sorted(test for test, end in ends.items() if end == "failed")
 
 
-def compare(suite: str, known: dict[str, str]) -> bool:
-    """Run a suite twice; whether all is as it should be."""
+def check(suite: str, known: dict[str, str], all_native: bool) -> bool:
+    """Run a suite; whether all is as it should be."""
     package, run, name = SUITES[suite]
     if importlib.util.find_spec(package) is None:
         print(f"{suite}: {package} IS NOT INSTALLED with this Python, NOT RUN")
@@ -121,17 +117,27 @@ def compare(suite: str, known: dict[str, str]) -> bool:
             output = Path(folder) / f"{next(counter)}"
             return run(with_portals, only, output)
 
-        native, portals = once(False, []), once(True, [])
-        failing = only_with_portals(native, portals)
+        def those_that_fail(with_portals: bool, tests: list[str]) -> list[str]:
+            if not tests:
+                return []
+            again = once(with_portals, sorted({name(test) for test in tests}))
+            return [test for test in tests if again.get(test, "failed") == "failed"]
+
+        native = once(False, []) if all_native else {}
+        portals = once(True, [])
+        missing = sorted(native.keys() - portals.keys())
+        failing = failures(portals) + missing
+        natively = those_that_fail(False, failing)
+        failing = [test for test in failing if test not in natively]
         for _ in range(REPEATS):
-            if failing:
-                again = once(True, sorted({name(test) for test in failing}))
-                failing = [test for test in failing if again.get(test) == "failed"]
-    counts = [Counter(ends.values()) for ends in (native, portals)]
+            failing = those_that_fail(True, failing)
+    counts = Counter(portals.values())
     print(
-        f"{suite}: {len(native)} tests; failed natively {counts[0]['failed']}, with portals"
-        f" {counts[1]['failed']}; always with portals only: {len(failing)}"
+        f"{suite}: {len(portals)} tests with portals, {counts['skipped']} skipped,"
+        f" {counts['failed']} failed; with portals only, always: {len(failing)}"
     )
+    if all_native:
+        print(f"  {len(native)} natively, {len(failures(native))} failed")
     unknown = [test for test in failing if test not in known]
     healed = [test for test in known if portals.get(test) == "ok"]
     for test in unknown:
@@ -144,6 +150,9 @@ def compare(suite: str, known: dict[str, str]) -> bool:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("suites", nargs="*", choices=[*SUITES, []], default=[])
+    parser.add_argument(
+        "--native", action="store_true", help="all of them without portals, too"
+    )
     args = parser.parse_args()
     known = tomllib.loads((HERE / "known.toml").read_text())
     print(f"Python {sys.version.split()[0]}, engine {greenback.engine}")
@@ -151,7 +160,7 @@ def main() -> int:
     for suite in args.suites or SUITES:
         tests = known.get(str(greenback.engine), {}).get(suite, {})
         try:
-            as_should_be &= compare(suite, tests)
+            as_should_be &= check(suite, tests, args.native)
         except SuiteError as exc:
             print(f"{suite}: {exc}")
             as_should_be = False
