@@ -135,7 +135,7 @@ def test_public_names() -> None:
         for name, value in vars(greenback).items()
         if not name.startswith("_") and not isinstance(value, types.ModuleType)
     }
-    assert names == {*SIGNATURES, "engine"}
+    assert names == {*SIGNATURES, "engine", "forbid_await"}
     exported = getattr(greenback, "__all__", None)
     if exported is not None:
         assert set(exported) - {"__version__"} == names
