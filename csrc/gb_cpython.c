@@ -319,12 +319,10 @@ gb_cpython_prepare_stack(PyThreadState *ts, gb_cpython_stack *s,
 }
 
 void
-gb_cpython_hand_over_put_off(PyThreadState *ts, gb_cpython_stack *s)
+gb_cpython_deallocate_put_off(PyThreadState *ts, PyObject *put_off)
 {
-    if (s->loop.put_off == NULL) {
-        s->loop.put_off = GB_CPYTHON_PUT_OFF(ts);
-        return;
-    }
+    PyObject *kept = GB_CPYTHON_PUT_OFF(ts);
+    GB_CPYTHON_PUT_OFF(ts) = put_off;
 #if GB_CPYTHON_HAS_TRASH_NESTING
 #if PY_VERSION_HEX < 0x030c0000
     int *nesting = &ts->trash_delete_nesting;
@@ -338,6 +336,7 @@ gb_cpython_hand_over_put_off(PyThreadState *ts, gb_cpython_stack *s)
 #else
     _PyTrash_thread_destroy_chain(ts);
 #endif
+    GB_CPYTHON_PUT_OFF(ts) = kept; /* there is nothing now */
 }
 
 void

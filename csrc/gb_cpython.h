@@ -350,20 +350,31 @@ gb_cpython_begin_stack(PyThreadState *ts, gb_cpython_stack *s)
 #endif
 }
 
-/* All calls of `s` have returned, and objects are still put off: leave them
- * to the stack below, or if that has some of its own, deallocate them.  Runs
+/* All calls of `s` have returned: what is still put off is left to the stack
+ * below, when that goes on.  If that has some of its own, the rest is
+ * returned, for gb_cpython_deallocate_put_off; mostly NULL. */
+static inline PyObject *
+gb_cpython_hand_over_put_off(PyThreadState *ts, gb_cpython_stack *s)
+{
+    PyObject *rest = GB_CPYTHON_PUT_OFF(ts);
+    if (GB_UNLIKELY(rest != NULL && s->loop.put_off == NULL)) {
+        s->loop.put_off = rest;
+        rest = NULL;
+    }
+    return rest;
+}
+
+/* Deallocate `put_off` and what is linked to it, on the running stack.  Runs
  * Python code. */
-void gb_cpython_hand_over_put_off(PyThreadState *ts, gb_cpython_stack *s);
+void gb_cpython_deallocate_put_off(PyThreadState *ts, PyObject *put_off);
 
 /* Back on the stack below, after all calls of `s` have returned: nothing else
- * than what gb_cpython_begin_stack has set is to be set back.  May run Python
- * code. */
-static inline void
+ * than what gb_cpython_begin_stack has set is to be set back.  Returns as
+ * gb_cpython_hand_over_put_off. */
+static inline PyObject *
 gb_cpython_end_whole_stack(PyThreadState *ts, gb_cpython_stack *s)
 {
-    if (GB_UNLIKELY(GB_CPYTHON_PUT_OFF(ts) != NULL)) {
-        gb_cpython_hand_over_put_off(ts, s);
-    }
+    PyObject *rest = gb_cpython_hand_over_put_off(ts, s);
     GB_CPYTHON_PUT_OFF(ts) = s->loop.put_off;
     ts->exc_info = s->loop.exc_info;
     ts->datastack_chunk = s->loop.datastack_chunk;
@@ -375,16 +386,14 @@ gb_cpython_end_whole_stack(PyThreadState *ts, gb_cpython_stack *s)
 #endif
     ts->cframe = s->loop.cframe;
 #endif
+    return rest;
 }
 
 /* Back on the stack below, `s` is suspended or has been: give the thread
- * state back.  May run Python code if it is not. */
+ * state back. */
 static inline void
-gb_cpython_end_stack(PyThreadState *ts, gb_cpython_stack *s, bool suspended)
+gb_cpython_end_stack(PyThreadState *ts, gb_cpython_stack *s)
 {
-    if (GB_UNLIKELY(!suspended && GB_CPYTHON_PUT_OFF(ts) != NULL)) {
-        gb_cpython_hand_over_put_off(ts, s);
-    }
     gb_cpython_restore_fields(ts, &s->loop);
 }
 

@@ -40,7 +40,7 @@ typedef struct StepStack {
 enum {
     FREE_STACKS = 16,       /* kept for later steps; each may keep a slab */
     KEPT_COPY_SIZE = 16384, /* bytes; larger copies are freed early */
-    COPY_GRANULE = 256,     /* copies are allocated in multiples of this */
+    GRANULE = 256,          /* such memory comes in multiples of this */
     SUSPEND_MARGIN = 256,   /* of stack below suspend_stack's frame address:
                                the frame and what gb_stack_suspend saves */
 };
@@ -119,23 +119,23 @@ stack_give(StepStack *s)
     free_count++;
 }
 
-/* Have room for a copy of `size` bytes elsewhere than behind the frames.  0,
- * or -1 with an exception. */
+/* Have `*memory` hold `size` bytes, what it held may be lost.  0, or -1 with
+ * an exception, and nothing has changed. */
 static GB_NOINLINE int
-reserve_large_copy(StepStack *s, size_t size)
+reserve(char **memory, size_t *capacity, size_t size)
 {
-    if (size > s->large_copy_size) {
-        char *copy;
-        size = (size + COPY_GRANULE - 1) / COPY_GRANULE * COPY_GRANULE;
-        copy = PyMem_Realloc(s->large_copy, size);
-        if (copy == NULL) {
-            PyErr_NoMemory();
-            return -1;
-        }
-        s->large_copy = copy;
-        s->large_copy_size = size;
+    char *larger;
+    if (size <= *capacity) {
+        return 0;
     }
-    s->slice.copy = s->large_copy;
+    size = (size + GRANULE - 1) / GRANULE * GRANULE;
+    larger = PyMem_Realloc(*memory, size);
+    if (larger == NULL) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    *memory = larger;
+    *capacity = size;
     return 0;
 }
 
@@ -150,25 +150,10 @@ reserve_copy(StepStack *s, PyThreadState *ts, char *low)
         s->slice.copy = room;
         return 0;
     }
-    return reserve_large_copy(s, size);
-}
-
-/* Have room for `size` bytes of the loop's stack.  0, or -1 with an
- * exception. */
-static int
-reserve_aside(StepStack *s, size_t size)
-{
-    char *aside;
-    if (size <= s->slice.aside_capacity) {
-        return 0;
-    }
-    aside = PyMem_Realloc(s->slice.aside, size);
-    if (aside == NULL) {
-        PyErr_NoMemory();
+    if (reserve(&s->large_copy, &s->large_copy_size, size) < 0) {
         return -1;
     }
-    s->slice.aside = aside;
-    s->slice.aside_capacity = size;
+    s->slice.copy = s->large_copy;
     return 0;
 }
 
@@ -237,12 +222,25 @@ why_not_resume(PortalObject *p, StepStack *s, PyThreadState *ts, char *frame)
 static GB_NOINLINE int
 prepare_overlap(StepStack *s, PyThreadState *ts, char *frame, size_t size)
 {
-    if (reserve_aside(s, size) < 0) {
+    if (reserve(&s->slice.aside, &s->slice.aside_capacity, size) < 0) {
         return -1;
     }
     counters.overlaps++;
     return gb_cpython_prepare_stack(ts, &s->python, frame - GB_STACK_MARGIN,
                                     s->slice.high);
+}
+
+/* The stack has done its work and the loop's goes on; `put_off` is what
+ * gb_cpython_hand_over_put_off has returned.  May run Python code, which finds
+ * the portal without a stack. */
+static inline void
+end_stack(PortalObject *p, StepStack *s, PyThreadState *ts, PyObject *put_off)
+{
+    p->p_engine_data = NULL;
+    stack_give(s);
+    if (GB_UNLIKELY(put_off != NULL)) {
+        gb_cpython_deallocate_put_off(ts, put_off);
+    }
 }
 
 /* Resume what waits for `p`.  0, or -1 with an exception if that did not take
@@ -253,6 +251,7 @@ resume_stack(PortalObject *p, StepStack *s, PyThreadState *ts)
     char *frame = GB_STACK_ADDRESS();
     size_t aside = gb_stack_must_move_aside(&s->slice, frame);
     const char *reason = why_not_resume(p, s, ts, frame);
+    PyObject *rest = NULL;
     int rc;
 
     if (GB_UNLIKELY(reason != NULL)) {
@@ -270,7 +269,10 @@ resume_stack(PortalObject *p, StepStack *s, PyThreadState *ts)
     steps_below++;
     gb_stack_resume(&s->slice);
     steps_below--;
-    gb_cpython_end_stack(ts, &s->python, s->suspended);
+    if (!s->suspended) {
+        rest = gb_cpython_hand_over_put_off(ts, &s->python);
+    }
+    gb_cpython_end_stack(ts, &s->python);
     if (aside > 0) {
         gb_cpython_unbridge_frames(&s->python);
     }
@@ -278,8 +280,7 @@ resume_stack(PortalObject *p, StepStack *s, PyThreadState *ts)
         p->p_waits = true;
     }
     else {
-        p->p_engine_data = NULL;
-        stack_give(s);
+        end_stack(p, s, ts, rest);
     }
     return 0;
 }
@@ -335,13 +336,11 @@ direct_step(PortalObject *p, PyThreadState *ts)
     gb_stack_enter(&s->slice, run_body, s);
     steps_below--;
     if (GB_UNLIKELY(s->suspended)) {
-        gb_cpython_end_stack(ts, &s->python, true);
+        gb_cpython_end_stack(ts, &s->python);
         p->p_waits = true;
     }
     else {
-        gb_cpython_end_whole_stack(ts, &s->python);
-        p->p_engine_data = NULL;
-        stack_give(s);
+        end_stack(p, s, ts, gb_cpython_end_whole_stack(ts, &s->python));
     }
     return 0;
 }

@@ -307,8 +307,7 @@ gb_foreign_suspend(ForeignObject *f, PyObject *trap, bool *woken)
         if (returned != NULL) {
             PyErr_SetString(PyExc_RuntimeError,
                             "await_() can't wait in this greenlet: its switch "
-                            "to the greenlet of the step was not traced "
-                            "(greenlet 3.0 or newer is needed)");
+                            "to the greenlet of the step was not traced");
         }
     }
     else if (ours && returned != NULL) {

@@ -2,8 +2,8 @@
 
 usage: nomemory.py LOOP
 
-Nothing here suspends while allocations fail: the greenlet package, which does
-the switching for one of the engines, does not survive that by itself.
+With the greenlet engine nothing here suspends while allocations fail: the
+greenlet package does not survive that by itself.
 """
 
 import contextlib
@@ -184,6 +184,32 @@ def misuse_portal(coro):
         pass
     finally:
         coro.close()
+
+
+class Trap:
+    """An awaitable that suspends."""
+
+    def __await__(self):
+        yield
+
+
+def below_c_frames(levels):
+    """Wait where the slice of the C stack is a large one."""
+    if levels == 0:
+        greenback.await_(Trap())
+    else:
+        list(map(below_c_frames, [levels - 1]))
+
+
+if greenback.engine == "direct":
+
+    @case(OUTSIDE, prepare=lambda: greenback.with_portal_run_sync(below_c_frames, 60))
+    def suspend_and_resume(coro):
+        coro.send(None)
+        try:
+            coro.send(None)
+        except StopIteration:
+            pass
 
 
 def attempt(number, fn, expected, prepare, lost):

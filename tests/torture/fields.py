@@ -125,6 +125,52 @@ def check_put_off() -> None:
         raise checks.StateMismatch(f"put off in a step, deallocated in {died_while}")
 
 
+def check_left_behind() -> None:
+    """What a step leaves put off dies after it, where await_ is refused.
+
+    Up to 3.12, where a counter says for how long deallocations are put off.
+    """
+    ends: list[str] = []
+
+    class Dying:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def __del__(self) -> None:
+            try:
+                greenback.await_(Trap())
+            except RuntimeError:
+                ends.append(self.name)
+
+    def nothing(_: object) -> None:
+        pass
+
+    def step() -> None:
+        thread_state.call_with_put_off(lambda: Dying("step's"), nothing, None)
+
+    def loop(coro: Any) -> None:
+        try:
+            coro.send(None)
+        except StopIteration:
+            ends.append("step")
+
+    # The loop has put nothing off, and has.
+    for make in (object, lambda: Dying("loop's")):
+        coro = greenback.with_portal_run_sync(step)
+        thread_state.add("trash_nesting", 1)
+        if make is object:
+            loop(coro)
+        else:
+            thread_state.call_with_put_off(make, loop, coro)
+        ends.append("outermost deallocation")
+        thread_state.add("trash_nesting", -1)
+        [[]].pop()
+    expected = ["step", "outermost deallocation", "step's"]
+    expected += ["step's", "step", "outermost deallocation", "loop's"]
+    if ends != expected:
+        raise checks.StateMismatch(f"put off, (is, should be): {ends}, {expected}")
+
+
 def check_all() -> None:
     if thread_state is None or greenback.engine != "direct":
         return
@@ -132,6 +178,8 @@ def check_all() -> None:
         if thread_state.add(name, 0):
             check_counter(name, behaviour)
     check_put_off()
+    if thread_state.add("trash_nesting", 0):
+        check_left_behind()
     jit: Any = getattr(sys, "_jit", None)
     if jit is None or not jit.is_enabled():
         check_executor()
