@@ -13,7 +13,7 @@ typedef struct {
  * done, the answer is the exception which says so, and *refused is true.
  * Switches stacks: everything may have changed when this returns. */
 static answer
-ask_loop(gb_state *st, PyObject *iterator, PyObject *trap, bool *refused)
+ask_loop(gb_state *st, gb_await_frame *frame, PyObject *trap, bool *refused)
 {
     PyThreadState *ts = PyThreadState_GetUnchecked();
     /* Looked up anew: the code that yielded the trap may have moved this
@@ -38,15 +38,15 @@ ask_loop(gb_state *st, PyObject *iterator, PyObject *trap, bool *refused)
     }
     else {
         /* Only while waiting: this is what the task awaits. */
-        Py_XSETREF(p->p_awaiting, Py_NewRef(iterator));
+        p->p_awaiting = frame->iterator;
         if (st->engine->suspend(p, trap, &woken) == 0) {
             result.is_exc = p->p_op == GB_OP_THROW;
             result.object = Py_NewRef(p->p_argument);
-            Py_CLEAR(p->p_awaiting);
+            p->p_awaiting = NULL;
             return result;
         }
-        if (!woken) {
-            Py_CLEAR(p->p_awaiting);
+        if (!woken) { /* else the engine has done it */
+            p->p_awaiting = NULL;
         }
     }
     *refused = true;
@@ -85,45 +85,61 @@ give_up(gb_state *st, PyObject *iterator, PyObject *trap)
                     "on regardless; it has been closed");
 }
 
-GB_HOT PyObject *
-gb_await(gb_state *st, PyObject *awaitable)
+/* Drive frame->iterator to its end.  Runs Python code; switches stacks. */
+static inline PyObject *
+drive(gb_state *st, gb_await_frame *frame)
 {
-    PyObject *iterator, *result = NULL;
-    PySendResult status;
+    PyObject *result = NULL;
     bool refused = false;
-
-    if (gb_portal_here(st, PyThreadState_GetUnchecked()) == NULL) {
-        gb_task_raise_no_portal(st);
-        gb_drive_discard(st, awaitable);
-        return NULL;
-    }
-    iterator = gb_drive_iterator(st, awaitable);
-    if (iterator == NULL) {
-        return NULL;
-    }
-    status = gb_drive_send(iterator, Py_None, &result);
+    PySendResult status = gb_drive_send(frame->iterator, Py_None, &result);
     while (status == PYGEN_NEXT) {
         answer given;
         if (refused) {
-            give_up(st, iterator, result);
-            result = NULL;
-            break;
+            give_up(st, frame->iterator, result);
+            return NULL;
         }
-        given = ask_loop(st, iterator, result, &refused);
-        status = pass_on(st, iterator, given, &result);
+        given = ask_loop(st, frame, result, &refused);
+        frame->given = given.object;
+        status = pass_on(st, frame->iterator, given, &result);
+        frame->given = NULL;
         Py_DECREF(given.object);
     }
-    Py_DECREF(iterator);
     return result;
 }
 
-PyObject *
-gb_await_steal(gb_state *st, PyObject *awaitable)
+GB_HOT PyObject *
+gb_await(gb_state *st, PyObject *awaitable, gb_call call, bool steal)
 {
-    PyObject *result = NULL;
-    if (awaitable != NULL) {
-        result = gb_await(st, awaitable);
+    PyThreadState *ts = PyThreadState_GetUnchecked();
+    PyObject *result;
+    gb_await_frame frame = {call, NULL, NULL};
+    PortalObject *p = gb_portal_here(st, ts);
+
+    if (p == NULL) {
+        gb_task_raise_no_portal(st);
+        gb_drive_discard(st, awaitable);
+    }
+    else {
+        frame.iterator = gb_drive_iterator(st, awaitable);
+    }
+    if (steal) {
         Py_DECREF(awaitable);
     }
+    if (frame.iterator == NULL) {
+        return NULL;
+    }
+    /* On another stack than the step's own, the end may come when the step is
+     * over; that stack is nothing that the collector can look into anyway. */
+    if (gb_cpython_is_stack(ts, p->p_stack)) {
+        gb_await_frame *outer = p->p_await_frames;
+        frame.call.outer = outer == NULL ? NULL : &outer->call;
+        p->p_await_frames = &frame;
+        result = drive(st, &frame);
+        p->p_await_frames = outer;
+    }
+    else {
+        result = drive(st, &frame);
+    }
+    Py_DECREF(frame.iterator);
     return result;
 }

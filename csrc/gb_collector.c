@@ -3,6 +3,8 @@
 /* Between "start" and "stop" of a collection on this thread. */
 static GB_THREAD_LOCAL bool collecting GB_TLS_MODEL = false;
 
+static void (*at_end)(gb_state *) = NULL;
+
 bool
 gb_collector_runs_here(gb_state *st, PyThreadState *ts)
 {
@@ -10,7 +12,9 @@ gb_collector_runs_here(gb_state *st, PyThreadState *ts)
     if (GB_LIKELY(!gb_cpython_gc_running(ts))) {
         return false;
     }
-    if (collecting) {
+    /* The interpreter's last collections don't call our callback, and no other
+     * thread runs any more. */
+    if (collecting || Py_IsFinalizing()) {
         return true;
     }
     /* Another thread collects and has let us run, unless somebody has taken
@@ -24,11 +28,13 @@ gb_collector_runs_here(gb_state *st, PyThreadState *ts)
 
 /* The callback: note_collection(phase, info) */
 static PyObject *
-note_collection(PyObject *Py_UNUSED(module), PyObject *const *args,
-                Py_ssize_t nargs)
+note_collection(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
 {
     if (nargs > 0 && PyUnicode_Check(args[0])) {
         collecting = PyUnicode_EqualToUTF8(args[0], "start");
+        if (!collecting) {
+            at_end(gb_state_of_module(module));
+        }
     }
     Py_RETURN_NONE;
 }
@@ -42,9 +48,10 @@ static PyMethodDef note_collection_def = {
 };
 
 int
-gb_collector_watch(PyObject *module, gb_state *st)
+gb_collector_watch(PyObject *module, gb_state *st, void (*ended)(gb_state *))
 {
     PyObject *gc = PyImport_ImportModule("gc");
+    at_end = ended;
     if (gc == NULL) {
         return -1;
     }

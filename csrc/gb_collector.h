@@ -9,8 +9,10 @@
 /* Whether a collection is under way on this thread.  Cannot fail. */
 bool gb_collector_runs_here(gb_state *st, PyThreadState *ts);
 
-/* Have gc.callbacks tell this module of collections.  0, or -1 with an
- * exception. */
-int gb_collector_watch(PyObject *module, gb_state *st);
+/* Have gc.callbacks tell this module of collections; `ended` is called on the
+ * collector's thread after each, may run Python code and switch stacks, and
+ * keeps a pending exception.  0, or -1 with an exception. */
+int gb_collector_watch(PyObject *module, gb_state *st,
+                       void (*ended)(gb_state *));
 
 #endif

@@ -9,6 +9,7 @@
 #include "gb_coroutine.h"
 
 #include "gb_drive.h"
+#include "gb_orphans.h"
 #include "gb_standin.h"
 
 static PyTypeObject retyped_type;
@@ -149,6 +150,7 @@ drive(PyObject *self, gb_op op, PyObject *argument, PyObject **result)
         assert(op == GB_OP_THROW);
         status = native_throw(st, self, argument, result);
     }
+    gb_orphans_look(st);
     Py_DECREF(self);
     return status;
 }
@@ -381,8 +383,7 @@ retyped_tp_finalize(PyObject *self)
     if (p->p_state == PORTAL_RUNNING) {
         return; /* the step holds references: the collector erred */
     }
-    if (!gb_portal_finalize(p, self)) {
-        gb_portal_leak(self);
+    if (!gb_orphans_finalize(p)) {
         return;
     }
     if (is_retyped(self)) {
@@ -404,7 +405,7 @@ retyped_tp_dealloc(PyObject *self)
     if (is_retyped(self)) {
         /* The finalizer had its one run before this portal was put here. */
         if (portal_of(self)->p_state == PORTAL_SUSPENDED) {
-            gb_portal_leak(self);
+            gb_orphans_leak(portal_of(self));
             return;
         }
         gb_portal_detach(portal_of(self));

@@ -2,17 +2,19 @@
 #define Py_BUILD_CORE_MODULE 1
 #include "gb_cpython.h"
 
+#include "gb_bytecode.h"
+
 #include <stdatomic.h>
 
 #include "internal/pycore_context.h"
 #include "internal/pycore_frame.h"
 #include "internal/pycore_interp.h"
-#if PY_VERSION_HEX >= 0x030d0000
+#include "internal/pycore_gc.h"
 #include "internal/pycore_runtime.h"
-#endif
 #if PY_VERSION_HEX >= 0x030e0000
 #include "internal/pycore_interp_structs.h"
 #include "internal/pycore_interpframe_structs.h"
+#include "internal/pycore_stackref.h"
 #endif
 
 const size_t gb_cpython_origin_offset
@@ -96,9 +98,7 @@ done:
     return result;
 }
 
-/* ---------------------------------------------------------------- C stacks */
-
-#if GB_CPYTHON_STACKS_KNOWN
+/* ------------------------------------------------------------------ frames */
 
 /* Whether `frame` is not one of Python code but the mark, in a frame of the
  * interpreter's loop on the C stack, where that was entered from C. */
@@ -114,6 +114,295 @@ is_entry_frame(_PyInterpreterFrame *frame)
     return false; /* 3.11 has none */
 #endif
 }
+
+#if GB_CPYTHON_STACKS_KNOWN
+
+/* The bit in the garbage collector's header of an object which says that its
+ * finalizer has been called. */
+static inline uintptr_t *
+finalized_word(PyObject *object)
+{
+    return &_Py_AS_GC(object)->_gc_prev;
+}
+
+static void
+set_finalized(PyObject *object, bool finalized)
+{
+    if (finalized) {
+        *finalized_word(object) |= (uintptr_t)_PyGC_PREV_MASK_FINALIZED;
+    }
+    else {
+        *finalized_word(object) &= ~(uintptr_t)_PyGC_PREV_MASK_FINALIZED;
+    }
+}
+
+/* The generator or coroutine that `frame` belongs to, borrowed; NULL if it is
+ * a function's, or if its type is one of ours, which knows what to do. */
+static PyObject *
+native_generator_of(_PyInterpreterFrame *frame)
+{
+    PyObject *generator
+        = (PyObject *)((char *)frame - offsetof(PyGenObject, gi_iframe));
+    if (frame->owner != FRAME_OWNED_BY_GENERATOR
+        || (!PyGen_CheckExact(generator) && !PyCoro_CheckExact(generator)
+            && !PyAsyncGen_CheckExact(generator))) {
+        return NULL;
+    }
+    return generator;
+}
+
+#if PY_VERSION_HEX >= 0x030e0000
+
+/* References in frames are tagged; those that own nothing are left out. */
+static int
+visit_stackref(_PyStackRef ref, visitproc visit, void *arg)
+{
+    if (!PyStackRef_IsNull(ref) && !PyStackRef_IsTaggedInt(ref)
+        && PyStackRef_RefcountOnObject(ref)) {
+        Py_VISIT(PyStackRef_AsPyObjectBorrow(ref));
+    }
+    return 0;
+}
+
+/* The stack pointer of a frame that calls something is always kept. */
+static int
+visit_frame(_PyInterpreterFrame *frame, gb_calls Py_UNUSED(calls),
+            PyObject *Py_UNUSED(callee), visitproc visit, void *arg)
+{
+    int rc = 0;
+    if (frame->owner == FRAME_OWNED_BY_GENERATOR
+        || frame->stackpointer == NULL) {
+        return 0; /* its generator visits all */
+    }
+    Py_VISIT(frame->f_locals);
+    Py_VISIT((PyObject *)frame->frame_obj);
+    rc = visit_stackref(frame->f_executable, visit, arg);
+    if (rc == 0) {
+        rc = visit_stackref(frame->f_funcobj, visit, arg);
+    }
+    for (_PyStackRef *ref = frame->localsplus;
+         rc == 0 && ref < frame->stackpointer; ref++) {
+        rc = visit_stackref(*ref, visit, arg);
+    }
+    return rc;
+}
+
+static PyObject *
+callee_of(_PyInterpreterFrame *Py_UNUSED(frame), PyObject *generator)
+{
+    return generator;
+}
+
+#else
+
+/* The one of `calls` that is outside of `call`, or NULL. */
+static const gb_call *
+next_call(gb_calls calls, const gb_call *call)
+{
+    return call->outer == NULL
+               ? NULL
+               : (const gb_call *)((const char *)call->outer + calls.moved);
+}
+
+/* Where the value stack of `frame` ends if it makes one of `calls`; NULL if it
+ * makes none.  A call from Python code has its callable and its arguments on
+ * the frame's own value stack; C code could have lent it others. */
+static PyObject *const *
+end_of_call(_PyInterpreterFrame *frame, PyCodeObject *code, gb_calls calls)
+{
+    PyObject *const *values = frame->localsplus + code->co_nlocalsplus;
+    for (const gb_call *call = calls.innermost; call != NULL;
+         call = next_call(calls, call)) {
+        PyObject *const *args = call->args, *const *end = args + call->count;
+        if (args < values + 2 || end > values + code->co_stacksize) {
+            continue;
+        }
+#if PY_VERSION_HEX >= 0x030d0000
+        if (args[-1] == NULL) { /* where `self` of a method would be */
+            args--;
+        }
+#endif
+        return args[-1] == call->callable ? end : NULL;
+    }
+    return NULL;
+}
+
+/* Where the value stack of `frame` ends, as far as that is known.  `callee` is
+ * the generator whose frame it has called, or what a function has got as its
+ * first argument; NULL if neither. */
+static PyObject *const *
+end_of_values(_PyInterpreterFrame *frame, PyCodeObject *code, gb_calls calls,
+              PyObject *callee)
+{
+    PyObject *const *end;
+    if (frame->stacktop >= 0) { /* it calls a Python function */
+        return frame->localsplus + frame->stacktop;
+    }
+    end = end_of_call(frame, code, calls);
+    if (end == NULL) {
+#if PY_VERSION_HEX >= 0x030d0000
+        Py_ssize_t index = frame->instr_ptr - _PyCode_CODE(code);
+#else
+        Py_ssize_t index = frame->prev_instr - _PyCode_CODE(code);
+#endif
+        end = frame->localsplus + code->co_nlocalsplus
+              + gb_bytecode_values_below(code, index);
+        /* What is awaited or iterated over, or has the attribute that is
+         * asked for.  If it were in use otherwise (its finalizer), it would
+         * have one reference more, as well. */
+        if (callee != NULL
+            && end < frame->localsplus + code->co_nlocalsplus
+                         + code->co_stacksize
+            && *end == callee) {
+            end++;
+        }
+    }
+    return end;
+}
+
+static inline PyCodeObject *
+code_of(_PyInterpreterFrame *frame)
+{
+#if PY_VERSION_HEX >= 0x030d0000
+    return (PyCodeObject *)frame->f_executable;
+#else
+    return frame->f_code;
+#endif
+}
+
+static int
+visit_frame(_PyInterpreterFrame *frame, gb_calls calls, PyObject *callee,
+            visitproc visit, void *arg)
+{
+    PyCodeObject *code = code_of(frame);
+    PyObject *const *end = end_of_values(frame, code, calls, callee);
+
+    if (frame->owner == FRAME_OWNED_BY_GENERATOR) {
+        if (frame->stacktop >= 0) {
+            return 0; /* its generator visits all */
+        }
+    }
+    else {
+        Py_VISIT((PyObject *)code);
+        Py_VISIT(frame->f_locals);
+        Py_VISIT((PyObject *)frame->frame_obj);
+#if PY_VERSION_HEX >= 0x030c0000
+        Py_VISIT(frame->f_funcobj);
+#else
+        Py_VISIT((PyObject *)frame->f_func);
+#endif
+    }
+    for (PyObject *const *value = frame->localsplus; value < end; value++) {
+        Py_VISIT(*value);
+    }
+    return 0;
+}
+
+/* What the frame that has called `frame` has on its value stack for it. */
+static PyObject *
+callee_of(_PyInterpreterFrame *frame, PyObject *generator)
+{
+    if (generator != NULL) {
+        return generator;
+    }
+    return frame->owner != FRAME_OWNED_BY_GENERATOR
+                   && code_of(frame)->co_argcount > 0
+               ? frame->localsplus[0]
+               : NULL;
+}
+
+#endif
+
+int
+gb_cpython_visit_frames(_PyInterpreterFrame *frame, gb_calls calls,
+                        visitproc visit, void *arg)
+{
+    PyObject *callee = NULL;
+    /* Before 3.11.2 a frame was still in the chain while what it owned was
+     * given up. */
+    if (Py_Version < 0x030b0200) {
+        return 0;
+    }
+    for (; frame != NULL; frame = frame->previous) {
+        PyObject *generator;
+        int rc;
+        if (is_entry_frame(frame)) {
+            continue;
+        }
+        generator = native_generator_of(frame);
+        if (generator != NULL) {
+            set_finalized(generator, true);
+        }
+        rc = visit_frame(frame, calls, callee, visit, arg);
+        if (rc != 0) {
+            return rc;
+        }
+        callee = callee_of(frame, generator);
+    }
+    return 0;
+}
+
+void
+gb_cpython_let_finalize(_PyInterpreterFrame *frame)
+{
+    for (; frame != NULL; frame = frame->previous) {
+        PyObject *generator
+            = is_entry_frame(frame) ? NULL : native_generator_of(frame);
+        if (generator != NULL) {
+            set_finalized(generator, false);
+        }
+    }
+}
+
+void
+gb_cpython_forget_finalized(PyObject *object)
+{
+    set_finalized(object, false);
+}
+
+#else /* free-threaded, or too new */
+
+int
+gb_cpython_visit_frames(_PyInterpreterFrame *Py_UNUSED(frame),
+                        gb_calls Py_UNUSED(calls),
+                        visitproc Py_UNUSED(visit), void *Py_UNUSED(arg))
+{
+    return 0;
+}
+
+void
+gb_cpython_let_finalize(_PyInterpreterFrame *Py_UNUSED(frame))
+{
+}
+
+void
+gb_cpython_forget_finalized(PyObject *Py_UNUSED(object))
+{
+}
+
+#endif
+
+void
+gb_cpython_prepare_visits(void)
+{
+    gb_bytecode_init();
+}
+
+PyObject *
+gb_cpython_values_below(PyCodeObject *code, Py_ssize_t index)
+{
+#if GB_BYTECODE_NEEDED
+    return PyLong_FromSsize_t(gb_bytecode_values_below(code, index));
+#else
+    (void)code;
+    (void)index;
+    Py_RETURN_NONE;
+#endif
+}
+
+/* ---------------------------------------------------------------- C stacks */
+
+#if GB_CPYTHON_STACKS_KNOWN
 
 static gb_frame_link *
 link_at(gb_frame_links *links, int i)
@@ -362,6 +651,15 @@ gb_cpython_reenter_stack(PyThreadState *ts, gb_cpython_stack *s)
     join_contexts(ts, s);
 }
 
+int
+gb_cpython_visit_stack(gb_cpython_stack *s, gb_calls calls, visitproc visit,
+                       void *arg)
+{
+    Py_VISIT(s->context);
+    Py_VISIT(s->base.exc_value);
+    return gb_cpython_visit_frames(s->top, calls, visit, arg);
+}
+
 PyObject *
 gb_cpython_suspended_frame(PyThreadState *ts, gb_cpython_stack *s)
 {
@@ -571,6 +869,32 @@ gb_cpython_innermost_context(PyThreadState *ts, PyObject *a, PyObject *b)
         context = context->ctx_entered ? context->ctx_prev : NULL;
     }
     return (PyObject *)context;
+}
+
+PyThreadState *
+gb_cpython_find_thread(uint64_t id)
+{
+    PyThreadState *ts
+        = PyInterpreterState_ThreadHead(PyInterpreterState_Get());
+    while (ts != NULL && ts->id != id) {
+        ts = PyThreadState_Next(ts);
+    }
+    return ts;
+}
+
+bool
+gb_cpython_is_main_thread(PyThreadState *ts)
+{
+    return ts->thread_id == _PyRuntime.main_thread;
+}
+
+PyObject *
+gb_cpython_thread_dict(PyThreadState *ts)
+{
+    if (ts->dict == NULL) {
+        ts->dict = PyDict_New();
+    }
+    return ts->dict;
 }
 
 bool

@@ -131,6 +131,71 @@ gb_cpython_thread_id(PyThreadState *ts)
  * which must not meet a coroutine of ours with another type. */
 #define GB_CPYTHON_GETTERS_WANT_EXACT_TYPE (PY_VERSION_HEX >= 0x030e0000)
 
+/* ------------------------------------------------------------ what frames own
+ *
+ * The garbage collector does not look into frames that are being executed, as
+ * those that wait on a suspended stack are to the interpreter. */
+
+/* A call of `callable`, as its vectorcallfunc has got it, that is under way. */
+typedef struct gb_call {
+    PyObject *callable; /* NULL if it isn't known */
+    PyObject *const *args;
+    Py_ssize_t count;            /* of args */
+    const struct gb_call *outer; /* in which this one is under way, or NULL */
+} gb_call;
+
+/* Those that are under way on a suspended stack, innermost first; what is on
+ * that stack has been moved by `moved` bytes. */
+typedef struct {
+    const gb_call *innermost; /* moved; or NULL */
+    ptrdiff_t moved;
+} gb_calls;
+
+/* Whether `chunk` (may be NULL) is the datastack chunk in which the running
+ * stack makes its frames now.  False means nothing: it may have gone on to
+ * another one. */
+static inline bool
+gb_cpython_is_stack(PyThreadState *ts, const void *chunk)
+{
+    return ts->datastack_chunk == chunk && chunk != NULL;
+}
+
+/* The innermost frame of the running stack. */
+static inline struct _PyInterpreterFrame *
+gb_cpython_frames(PyThreadState *ts)
+{
+#if PY_VERSION_HEX >= 0x030d0000
+    return ts->current_frame;
+#else
+    return ts->cframe->current_frame;
+#endif
+}
+
+/* For tp_traverse: visit what `frame` owns and those that called it, all of
+ * them waiting on a suspended stack.  Up to 3.13 a frame that has called a C
+ * function does not tell how much is on its value stack: if it is one of
+ * `calls`, that does, else the bytecode tells what is there but for the
+ * operands of the call.  What isn't visited is never collected.
+ *
+ * Generators among the frames are kept from being finalized, which would only
+ * find that they are being executed, until gb_cpython_let_finalize. */
+int gb_cpython_visit_frames(struct _PyInterpreterFrame *frame, gb_calls calls,
+                            visitproc visit, void *arg);
+
+/* To be called once before.  Cannot fail. */
+void gb_cpython_prepare_visits(void);
+
+/* For tests: how many values `code` has on its stack below the operands of the
+ * instruction at code unit `index`, an int; None if frames tell it themselves.
+ * A new reference; NULL with an exception. */
+PyObject *gb_cpython_values_below(PyCodeObject *code, Py_ssize_t index);
+
+/* The stack with `frame` goes on: its generators may be finalized again. */
+void gb_cpython_let_finalize(struct _PyInterpreterFrame *frame);
+
+/* Let the finalizer of `object` be called once more. */
+void gb_cpython_forget_finalized(PyObject *object);
+
 /* -------------------------------------------- what each C stack has of its own
  *
  * For engines that cut C stacks apart: the thread state describes the stack
@@ -444,6 +509,11 @@ void gb_cpython_reenter_stack(PyThreadState *ts, gb_cpython_stack *s);
  * was moved aside. */
 void gb_cpython_unbridge_frames(gb_cpython_stack *s);
 
+/* For tp_traverse: visit what `s` owns, which is suspended.  `calls` are as
+ * in gb_cpython_visit_frames. */
+int gb_cpython_visit_stack(gb_cpython_stack *s, gb_calls calls,
+                           visitproc visit, void *arg);
+
 /* The innermost Python frame of `s`, which is suspended, as an object; a new
  * reference, None if there is none; NULL with an exception. */
 PyObject *gb_cpython_suspended_frame(PyThreadState *ts, gb_cpython_stack *s);
@@ -494,6 +564,17 @@ bool gb_cpython_gc_running(PyThreadState *ts);
  * neither is entered.  Borrowed.  Cannot fail. */
 PyObject *gb_cpython_innermost_context(PyThreadState *ts, PyObject *a,
                                        PyObject *b);
+
+/* The thread state whose PyThreadState_GetID is `id`; NULL if its thread has
+ * ended.  Valid as long as the GIL is held.  Cannot fail. */
+PyThreadState *gb_cpython_find_thread(uint64_t id);
+
+/* Whether `ts` is that of the main thread.  Cannot fail. */
+bool gb_cpython_is_main_thread(PyThreadState *ts);
+
+/* As PyThreadState_GetDict, for any thread: a dict that is cleared when the
+ * thread ends.  Borrowed; NULL with an exception. */
+PyObject *gb_cpython_thread_dict(PyThreadState *ts);
 
 /* Whether this is the main interpreter.  Cannot fail. */
 bool gb_cpython_is_main_interpreter(void);

@@ -21,6 +21,13 @@ typedef enum {
     GB_OP_CLOSE, /* p_argument is NULL; never reaches a suspended await_ */
 } gb_op;
 
+/* When a suspended stack can be unwound. */
+typedef enum {
+    GB_UNWIND_NEVER, /* its thread has ended */
+    GB_UNWIND_LATER, /* not here, or not now */
+    GB_UNWIND_NOW,
+} gb_unwind;
+
 typedef struct gb_engine {
     const char *name;
 
@@ -49,9 +56,14 @@ typedef struct gb_engine {
      * true and `p` may be gone.  Switches stacks; other Python code runs. */
     int (*suspend)(PortalObject *p, PyObject *trap, bool *woken);
 
-    /* Whether step() may be called now, from here, to unwind a stack that
-     * waits in suspend().  Cannot fail. */
-    bool (*may_unwind)(PortalObject *p);
+    /* Whether step() may be called from here to unwind the stack that waits in
+     * suspend() for `p`.  `thread` gets the PyThreadState_GetID of the thread
+     * that can.  Cannot fail. */
+    gb_unwind (*may_unwind)(PortalObject *p, uint64_t *thread);
+
+    /* For tp_traverse: visit what the stack owns that waits in suspend() for
+     * `p`, as far as that is known. */
+    int (*traverse)(PortalObject *p, visitproc visit, void *arg);
 
     /* Give up p_engine_data: `p` is done or is going to die.  A stack that
      * still waits is unwound if that can be done, otherwise leaked.  Keeps a

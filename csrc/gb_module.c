@@ -3,6 +3,7 @@
 #include "gb_collector.h"
 #include "gb_function.h"
 #include "gb_guard.h"
+#include "gb_orphans.h"
 #include "gb_wrappers.h"
 
 /* ------------------------------------------------------------------- state */
@@ -54,6 +55,7 @@ static const interned_name names[] = {
     NAME(str_aexit, "__aexit__"),
     NAME(str_annotations, "__annotations__"),
     NAME(str_qualname, "__qualname__"),
+    NAME(str_orphans, "greenback.orphans"),
 };
 #undef NAME
 
@@ -135,6 +137,18 @@ module_engine_counters(PyObject *module, PyObject *Py_UNUSED(ignored))
     return gb_state_of_module(module)->engine->counters();
 }
 
+static PyObject *
+module_values_below(PyObject *Py_UNUSED(module), PyObject *args)
+{
+    PyObject *code;
+    Py_ssize_t index;
+    if (!PyArg_ParseTuple(args, "O!n:values_below", &PyCode_Type, &code,
+                          &index)) {
+        return NULL;
+    }
+    return gb_cpython_values_below((PyCodeObject *)code, index);
+}
+
 PyDoc_STRVAR(waiting_stack_doc,
 "waiting_stack($module, coroutine, /)\n"
 "--\n"
@@ -156,10 +170,19 @@ PyDoc_STRVAR(innermost_awaited_doc,
 "What the innermost await_() drives in which a coroutine's step waits; None if\n"
 "it waits in none.");
 
+PyDoc_STRVAR(values_below_doc,
+"values_below($module, code, index, /)\n"
+"--\n"
+"\n"
+"For tests: how many values a frame of ``code`` has on its stack below those\n"
+"that the instruction at code unit ``index`` works on, as the bytecode tells\n"
+"(CPython 3.11 to 3.13); None where frames tell it themselves.");
+
 static PyMethodDef module_methods[] = {
     {"waiting_stack", module_waiting_stack, METH_O, waiting_stack_doc},
     {"engine_counters", module_engine_counters, METH_NOARGS,
      engine_counters_doc},
+    {"values_below", module_values_below, METH_VARARGS, values_below_doc},
     {"innermost_awaited", module_innermost_awaited, METH_O,
      innermost_awaited_doc},
     {NULL, NULL, 0, NULL},
@@ -263,6 +286,7 @@ module_exec(PyObject *module)
                         "greenback can't be imported in a subinterpreter");
         return -1;
     }
+    gb_cpython_prepare_visits();
     if (add_names(st) < 0 || add_imports(st) < 0 || choose_engine(st) < 0
         || choose_form(st) < 0) {
         return -1;
@@ -272,7 +296,7 @@ module_exec(PyObject *module)
         || gb_function_add_types(module, st) < 0
         || gb_guard_add_types(module, st) < 0
         || gb_wrappers_add_types(module, st) < 0
-        || gb_collector_watch(module, st) < 0) {
+        || gb_collector_watch(module, st, gb_orphans_reap) < 0) {
         return -1;
     }
     if (PyModule_AddFunctions(module, gb_task_methods) < 0

@@ -18,6 +18,10 @@ gb_portal_new(gb_state *st, const gb_form *form, PyObject *coroutine,
     p->p_engine_data = NULL;
     p->p_waits = false;
     p->p_awaiting = NULL;
+    p->p_await_frames = NULL;
+    p->p_stack = NULL;
+    p->p_owner = NULL;
+    p->p_next_orphan = NULL;
     p->p_forbidden = NULL;
     p->p_outer = NULL;
     p->p_context = NULL;
@@ -207,62 +211,8 @@ gb_portal_abandon(PortalObject *p)
 {
     assert(p->p_state == PORTAL_SUSPENDED && !p->p_waits);
     p->p_state = PORTAL_IDLE;
-    Py_CLEAR(p->p_awaiting);
+    p->p_awaiting = NULL;
     gb_portal_detach(p);
-}
-
-/* How often a coroutine that goes on awaiting when told to exit is told
- * again, before its stack is given up. */
-enum { UNWINDING_ATTEMPTS = 10 };
-
-bool
-gb_portal_finalize(PortalObject *p, PyObject *owner)
-{
-    PyObject *pending;
-    bool done = true;
-
-    if (p->p_state != PORTAL_IDLE && p->p_state != PORTAL_SUSPENDED) {
-        return true;
-    }
-    pending = PyErr_GetRaisedException();
-    Py_INCREF(p);
-    for (int i = 0; i < UNWINDING_ATTEMPTS; i++) {
-        if (p->p_state == PORTAL_SUSPENDED
-            && !p->p_st->engine->may_unwind(p)) {
-            break;
-        }
-        if (gb_portal_close(p) == 0) {
-            break;
-        }
-        PyErr_WriteUnraisable(owner);
-        if (p->p_state != PORTAL_SUSPENDED) {
-            break;
-        }
-    }
-    done = p->p_state != PORTAL_SUSPENDED;
-    Py_DECREF(p);
-    PyErr_SetRaisedException(pending);
-    return done;
-}
-
-void
-gb_portal_leak(PyObject *owner)
-{
-    PyObject *pending;
-    Py_INCREF(owner);
-    if (Py_IsFinalizing()) {
-        return; /* nobody is there to be warned */
-    }
-    pending = PyErr_GetRaisedException();
-    if (PyErr_ResourceWarning(
-            owner, 1,
-            "%R was dropped while suspended in await_() where it can't be "
-            "resumed; its finally blocks will not run",
-            owner)
-        < 0) {
-        PyErr_WriteUnraisable(owner);
-    }
-    PyErr_SetRaisedException(pending);
 }
 
 /* ----------------------------------------------------------------- look-up */
@@ -340,17 +290,16 @@ portal_tp_traverse(PyObject *self, visitproc visit, void *arg)
 {
     PortalObject *p = (PortalObject *)self;
     Py_VISIT(Py_TYPE(self));
-    Py_VISIT(p->p_awaiting);
     Py_VISIT(p->p_result);
     Py_VISIT(p->p_origin);
-    return 0;
+    Py_VISIT(p->p_forbidden);
+    return p->p_waits ? p->p_st->engine->traverse(p, visit, arg) : 0;
 }
 
 static int
 portal_tp_clear(PyObject *self)
 {
     PortalObject *p = (PortalObject *)self;
-    Py_CLEAR(p->p_awaiting);
     Py_CLEAR(p->p_result);
     Py_CLEAR(p->p_origin);
     Py_CLEAR(p->p_forbidden);

@@ -45,6 +45,13 @@ typedef struct gb_form {
     void (*detach)(PortalObject *p);
 } gb_form;
 
+/* A call of await_, in its C frame. */
+typedef struct {
+    gb_call call;       /* call.outer is in a gb_await_frame, too */
+    PyObject *iterator; /* owned: what is driven */
+    PyObject *given;    /* owned: what it is being given, or NULL */
+} gb_await_frame;
+
 struct PortalObject {
     PyObject_HEAD
     gb_state *p_st;
@@ -55,7 +62,14 @@ struct PortalObject {
                               NULL: not asked yet, or the loop is unknown */
     void *p_engine_data;   /* the engine's own; NULL if it keeps nothing */
     bool p_waits;          /* set by the engine: a stack waits in suspend() */
-    PyObject *p_awaiting;  /* owned; see SUSPENDED */
+    PyObject *p_awaiting;  /* borrowed from the innermost await_, which waits;
+                              see SUSPENDED.  NULL when it goes on */
+    gb_await_frame *p_await_frames; /* innermost await_ on the step's own C
+                                       stack, as far as they are known */
+    const void *p_stack; /* an identity: the datastack chunk in which a step's
+                            own frames begin; NULL if the engine can't say */
+    PyObject *p_owner;   /* owned while in st->orphans, else NULL */
+    PortalObject *p_next_orphan;
     PyObject *p_forbidden; /* owned: NULL, or what a suspension has to raise
                               instead, as it is forbidden (gb_guard.c) */
     /* during a step */
@@ -94,16 +108,6 @@ void gb_portal_detach(PortalObject *p);
 /* For engines: what was suspended in a step of `p` has ended without the
  * loop.  Detaches; `p` may be gone. */
 void gb_portal_abandon(PortalObject *p);
-
-/* To be called by the finalizer of what owns the portal's coroutine: unwind
- * what waits in await_, or close the coroutine if it has been started.
- * Returns false if something still waits, and thus the owner must not be
- * freed.  Keeps a pending exception.  Runs Python code. */
-bool gb_portal_finalize(PortalObject *p, PyObject *owner);
-
-/* Keep `owner` alive for ever, with a ResourceWarning: a stack that can't be
- * unwound points at it.  Keeps a pending exception.  May run Python code. */
-void gb_portal_leak(PyObject *owner);
 
 /* The portal that await_ called here must use: a borrowed reference to the
  * running one if it serves the current task; NULL without an exception if

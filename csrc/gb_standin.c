@@ -8,6 +8,7 @@
 #include "gb_standin.h"
 
 #include "gb_drive.h"
+#include "gb_orphans.h"
 
 typedef struct {
     PyObject_HEAD
@@ -90,6 +91,7 @@ drive(PyObject *self, gb_op op, PyObject *argument, PyObject **result)
     else {
         status = gb_drive_throw(s->s_st, s->s_wrapped, argument, result);
     }
+    gb_orphans_look(s->s_st);
     Py_DECREF(self);
     return status;
 }
@@ -334,9 +336,7 @@ stand_in_tp_finalize(PyObject *self)
     if (s->s_portal == NULL || s->s_portal->p_state == PORTAL_RUNNING) {
         return;
     }
-    if (!gb_portal_finalize(s->s_portal, self)) {
-        gb_portal_leak(self);
-    }
+    (void)gb_orphans_finalize(s->s_portal); /* false: alive again */
 }
 
 static void

@@ -56,7 +56,8 @@ struct gb_engine;
     X(PyObject, str_aenter)                    \
     X(PyObject, str_aexit)                     \
     X(PyObject, str_annotations)               \
-    X(PyObject, str_qualname)
+    X(PyObject, str_qualname)                  \
+    X(PyObject, str_orphans)
 
 typedef struct {
     /* Which engine runs the steps. */
@@ -64,6 +65,9 @@ typedef struct {
 #define X(type, name) type *name;
     GB_STATE_OBJECTS(X)
 #undef X
+    /* The first of those that wait to be unwound (gb_orphans.c), linked by
+     * p_next_orphan; NULL for none. */
+    struct PortalObject *orphans;
     /* Whether coroutines may be retyped; if not, all get a stand-in. */
     bool may_retype;
 } gb_state;

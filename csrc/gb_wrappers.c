@@ -44,8 +44,9 @@ static PyObject *
 context_enter(PyObject *self, PyObject *Py_UNUSED(ignored))
 {
     AsyncContextObject *c = (AsyncContextObject *)self;
-    PyObject *aenter = NULL, *aexit = NULL, *result = NULL;
+    PyObject *aenter = NULL, *aexit = NULL, *awaitable = NULL;
     PyObject *manager = Py_XNewRef(c->c_manager); /* __init__ may come again */
+    gb_state *st = c->c_st;
 
     if (manager == NULL) {
         PyErr_SetString(PyExc_RuntimeError,
@@ -73,20 +74,22 @@ context_enter(PyObject *self, PyObject *Py_UNUSED(ignored))
         goto done;
     }
     Py_XSETREF(c->c_aexit, Py_NewRef(aexit));
-    result = gb_await_steal(c->c_st, PyObject_CallOneArg(aenter, manager));
+    awaitable = PyObject_CallOneArg(aenter, manager);
 
 done:
     Py_XDECREF(aenter);
     Py_XDECREF(aexit);
     Py_DECREF(manager);
-    return result;
+    /* Nothing is held while we wait that the garbage collector can't see. */
+    return gb_await_result(st, awaitable, GB_NO_CALL);
 }
 
 static PyObject *
 context_exit(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
 {
     AsyncContextObject *c = (AsyncContextObject *)self;
-    PyObject *full[4], *aexit, *manager, *result;
+    PyObject *full[4], *aexit, *manager, *awaitable;
+    gb_state *st = c->c_st;
 
     if (nargs != 3) {
         PyErr_Format(PyExc_TypeError,
@@ -98,18 +101,17 @@ context_exit(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
                         "async_context was not entered before __exit__()");
         return NULL;
     }
-    /* Both may be replaced while we wait. */
+    /* Both may be replaced by what is called. */
     aexit = Py_NewRef(c->c_aexit);
     manager = Py_NewRef(c->c_manager);
     full[0] = manager;
     full[1] = args[0];
     full[2] = args[1];
     full[3] = args[2];
-    result
-        = gb_await_steal(c->c_st, PyObject_Vectorcall(aexit, full, 4, NULL));
+    awaitable = PyObject_Vectorcall(aexit, full, 4, NULL);
     Py_DECREF(manager);
     Py_DECREF(aexit);
-    return result;
+    return gb_await_result(st, awaitable, GB_NO_CALL);
 }
 
 static int
@@ -337,15 +339,15 @@ raise_stop_iteration(void)
 static PyObject *
 await_item(gb_state *st, PyObject *awaitable)
 {
-    PyObject *result = gb_await_steal(st, awaitable);
+    PyObject *result = gb_await_result(st, awaitable, GB_NO_CALL);
     if (result == NULL && PyErr_ExceptionMatches(PyExc_StopAsyncIteration)) {
         raise_stop_iteration();
     }
     return result;
 }
 
-/* Await what a method of the async iterator gives for `args` (a tuple; NULL
- * for none), looked up on its type or on itself. */
+/* Await what a method of the async iterator gives for `args` (a tuple, stolen;
+ * NULL for none), looked up on its type or on itself. */
 static PyObject *
 await_method(PyObject *self, PyObject *name, bool on_type, PyObject *args)
 {
@@ -353,6 +355,7 @@ await_method(PyObject *self, PyObject *name, bool on_type, PyObject *args)
     gb_state *st = ((AsyncIterObject *)self)->i_st;
 
     if (iterator == NULL) {
+        Py_XDECREF(args);
         return NULL;
     }
     if (on_type) {
@@ -368,6 +371,7 @@ await_method(PyObject *self, PyObject *name, bool on_type, PyObject *args)
         }
     }
     Py_XDECREF(method);
+    Py_XDECREF(args);
     Py_DECREF(iterator);
     return await_item(st, awaitable);
 }
@@ -383,21 +387,19 @@ static PyObject *
 generator_send(PyObject *self, PyObject *value)
 {
     gb_state *st = ((AsyncIterObject *)self)->i_st;
-    PyObject *result, *args = PyTuple_Pack(1, value);
+    PyObject *args = PyTuple_Pack(1, value);
     if (args == NULL) {
         return NULL;
     }
-    result
-        = await_method(self, st == NULL ? NULL : st->str_asend, false, args);
-    Py_DECREF(args);
-    return result;
+    return await_method(self, st == NULL ? NULL : st->str_asend, false, args);
 }
 
 static PyObject *
 generator_throw(PyObject *self, PyObject *args)
 {
     gb_state *st = ((AsyncIterObject *)self)->i_st;
-    return await_method(self, st == NULL ? NULL : st->str_athrow, false, args);
+    return await_method(self, st == NULL ? NULL : st->str_athrow, false,
+                        Py_NewRef(args));
 }
 
 static PyObject *

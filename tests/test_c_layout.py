@@ -19,11 +19,13 @@ MAX_LINES = 700
 LAYERS = [
     ["vendor/pythoncapi_compat"],
     ["gb_compat"],
+    ["gb_bytecode"],
     ["gb_cpython"],
     ["gb_state"],
     ["gb_collector"],
     ["gb_engine", "gb_loop", "gb_drive"],  # the seams
     ["gb_portal"],
+    ["gb_orphans"],
     ["gb_asyncio", "gb_trio"],
     ["engine/greenlet_api", "engine/stack"],
     ["engine/anchor", "engine/slabs", "engine/stack_aarch64", "engine/stack_x86_64"],
@@ -103,7 +105,7 @@ def test_internal_headers_in_one_file(file: Path) -> None:
 @each_file
 def test_version_checks_in_few_files(file: Path) -> None:
     """What depends on CPython's version is in one place, its names tell the rest."""
-    if unit_of(file) not in ("gb_compat", "gb_cpython"):
+    if unit_of(file) not in ("gb_compat", "gb_bytecode", "gb_cpython"):
         assert "PY_VERSION_HEX" not in code_of(file)
 
 

@@ -30,6 +30,8 @@ typedef struct StepStack {
     ForeignObject *foreign; /* NULL, or for await_ in other greenlets */
     uint64_t thread;        /* PyThreadState_GetID of its thread */
     bool suspended;         /* set where the step is left in suspend() */
+    bool traversed;         /* while suspended: the collector has looked at
+                               what it owns */
     char *large_copy;       /* NULL, or owned: where slice.copy is if it does
                                not fit behind the frames */
     size_t large_copy_size;
@@ -263,6 +265,10 @@ resume_stack(PortalObject *p, StepStack *s, PyThreadState *ts)
     if (rc < 0) {
         return -1;
     }
+    if (GB_UNLIKELY(s->traversed)) {
+        gb_cpython_let_finalize(s->python.top);
+        s->traversed = false;
+    }
     counters.resumptions++;
     p->p_waits = false;
     s->suspended = false;
@@ -312,9 +318,10 @@ begin_stack(PortalObject *p, PyThreadState *ts, char *frame)
         }
     }
     p->p_engine_data = s;
+    p->p_stack = s->python.chunk;
     s->portal = p;
     s->thread = gb_cpython_thread_id(ts);
-    s->suspended = false;
+    s->suspended = s->traversed = false;
     s->slice.high = gb_anchor_find(frame, steps_below, !in_main_greenlet);
     return s;
 }
@@ -431,15 +438,41 @@ direct_suspend(PortalObject *p, PyObject *trap, bool *woken)
     return suspend_foreign(p, trap, woken);
 }
 
-static bool
-direct_may_unwind(PortalObject *p)
+static gb_unwind
+direct_may_unwind(PortalObject *p, uint64_t *thread)
 {
     StepStack *s = p->p_engine_data;
+    PyThreadState *ts = PyThreadState_GetUnchecked();
+    *thread = s->thread;
     /* resume_stack's frame will be somewhat deeper than ours. */
-    return s == NULL
-           || why_not_resume(p, s, PyThreadState_GetUnchecked(),
-                             GB_STACK_ADDRESS() - 2 * GB_STACK_MARGIN)
-                  == NULL;
+    if (why_not_resume(p, s, ts, GB_STACK_ADDRESS() - 2 * GB_STACK_MARGIN)
+        == NULL) {
+        return GB_UNWIND_NOW;
+    }
+    return gb_cpython_find_thread(s->thread) == NULL ? GB_UNWIND_NEVER
+                                                     : GB_UNWIND_LATER;
+}
+
+static int
+direct_traverse(PortalObject *p, visitproc visit, void *arg)
+{
+    StepStack *s = p->p_engine_data;
+    gb_calls calls = {NULL, s->slice.copy - s->slice.low};
+    const char *frame = (const char *)p->p_await_frames;
+
+    /* They are in the slice. */
+    while (frame != NULL) {
+        const gb_await_frame *copy
+            = (const gb_await_frame *)(frame + calls.moved);
+        if (calls.innermost == NULL) {
+            calls.innermost = &copy->call;
+        }
+        Py_VISIT(copy->iterator);
+        Py_VISIT(copy->given);
+        frame = (const char *)copy->call.outer;
+    }
+    s->traversed = true;
+    return gb_cpython_visit_stack(&s->python, calls, visit, arg);
 }
 
 static void
@@ -517,6 +550,7 @@ direct_why_not(void)
 #define direct_step NULL
 #define direct_suspend NULL
 #define direct_may_unwind NULL
+#define direct_traverse NULL
 #define direct_release NULL
 #define direct_waiting_stack NULL
 #define direct_counters NULL
@@ -530,6 +564,7 @@ const gb_engine gb_direct_engine = {
     .step = direct_step,
     .suspend = direct_suspend,
     .may_unwind = direct_may_unwind,
+    .traverse = direct_traverse,
     .release = direct_release,
     .waiting_stack = direct_waiting_stack,
     .counters = direct_counters,

@@ -318,6 +318,9 @@ gb_foreign_suspend(ForeignObject *f, PyObject *trap, bool *woken)
     }
     else {
         *woken = true;
+        if (f->f_portal != NULL) {
+            f->f_portal->p_awaiting = NULL;
+        }
         f->f_woken = ours ? false : f->f_woken;
         if (returned != NULL) {
             PyErr_SetString(PyExc_RuntimeError,
