@@ -151,13 +151,16 @@ typedef struct {
     ptrdiff_t moved;
 } gb_calls;
 
-/* Whether `chunk` (may be NULL) is the datastack chunk in which the running
- * stack makes its frames now.  False means nothing: it may have gone on to
- * another one. */
+/* Whether the running stack made its first frame in the datastack chunk
+ * `first`, an identity. */
 static inline bool
-gb_cpython_is_stack(PyThreadState *ts, const void *chunk)
+gb_cpython_is_stack(PyThreadState *ts, const void *first)
 {
-    return ts->datastack_chunk == chunk && chunk != NULL;
+    _PyStackChunk *chunk = ts->datastack_chunk;
+    while (chunk != NULL && chunk != first) {
+        chunk = chunk->previous;
+    }
+    return chunk != NULL;
 }
 
 /* The innermost frame of the running stack. */
@@ -467,11 +470,7 @@ gb_cpython_end_stack(PyThreadState *ts, gb_cpython_stack *s)
 static inline bool
 gb_cpython_on_stack(PyThreadState *ts, gb_cpython_stack *s)
 {
-    _PyStackChunk *chunk = ts->datastack_chunk;
-    while (chunk != NULL && chunk != s->chunk) {
-        chunk = chunk->previous;
-    }
-    return chunk != NULL;
+    return gb_cpython_is_stack(ts, s->chunk);
 }
 
 /* Where in `chunk` there is room for `size` bytes (16-byte aligned) as long as
