@@ -17,12 +17,14 @@
 /* What hangs on a code object, once it has been asked for. */
 typedef struct {
     Py_ssize_t count; /* of code units; 0 if we don't understand them */
-    short below[];    /* as gb_bytecode_values_below */
+    short below[];    /* as gb_bytecode_values_below; plus SPREADS times
+                         the operands of an f(*args, **kwargs) */
 } value_table;
 
 enum {
     UNKNOWN = -1,     /* a depth: this code unit hasn't been reached */
-    DEEPEST = 0x7fff, /* value stack; depths are kept as shorts */
+    SPREADS = 0x1000,
+    DEEPEST = SPREADS - 1, /* value stack */
     LONGEST = 100000, /* code units; the time it takes must have a limit */
 };
 
@@ -265,6 +267,9 @@ fill_table(value_table *table, const analysis *a)
             int effect = PyCompile_OpcodeStackEffectWithJump(ins.opcode,
                                                              ins.oparg, 0);
             below = values_below(ins, before, before + effect);
+            if (ins.opcode == CALL_FUNCTION_EX) {
+                below += SPREADS * (before - below);
+            }
         }
         /* A frame stands at the instruction itself, behind its EXTENDED_ARG;
          * it never does at caches. */
@@ -335,12 +340,15 @@ table_of(PyCodeObject *code)
 }
 
 Py_ssize_t
-gb_bytecode_values_below(PyCodeObject *code, Py_ssize_t index)
+gb_bytecode_values_below(PyCodeObject *code, Py_ssize_t index, int *operands)
 {
     const value_table *table = table_of(code);
-    return table == NULL || index < 0 || index >= table->count
-               ? 0
-               : table->below[index];
+    *operands = 0;
+    if (table == NULL || index < 0 || index >= table->count) {
+        return 0;
+    }
+    *operands = table->below[index] / SPREADS;
+    return table->below[index] % SPREADS;
 }
 
 #else

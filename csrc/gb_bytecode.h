@@ -15,9 +15,11 @@
 
 /* A frame of `code` is executing the instruction at code unit `index`: how
  * many values lie below those that the instruction itself works on, which it
- * may have given up already.  0 if nothing is known.  Runs no Python code,
- * keeps no exception. */
-Py_ssize_t gb_bytecode_values_below(PyCodeObject *code, Py_ssize_t index);
+ * may have given up already.  0 if nothing is known.  If the instruction is a
+ * call f(*args, **kwargs), *operands is how many values it works on, f being
+ * the second of them; else 0.  Runs no Python code, keeps no exception. */
+Py_ssize_t gb_bytecode_values_below(PyCodeObject *code, Py_ssize_t index,
+                                    int *operands);
 
 #endif
 

@@ -167,7 +167,7 @@ visit_stackref(_PyStackRef ref, visitproc visit, void *arg)
 /* The stack pointer of a frame that calls something is always kept. */
 static int
 visit_frame(_PyInterpreterFrame *frame, gb_calls Py_UNUSED(calls),
-            PyObject *Py_UNUSED(callee), visitproc visit, void *arg)
+            _PyInterpreterFrame *Py_UNUSED(callee), visitproc visit, void *arg)
 {
     int rc = 0;
     if (frame->owner == FRAME_OWNED_BY_GENERATOR
@@ -185,12 +185,6 @@ visit_frame(_PyInterpreterFrame *frame, gb_calls Py_UNUSED(calls),
         rc = visit_stackref(*ref, visit, arg);
     }
     return rc;
-}
-
-static PyObject *
-callee_of(_PyInterpreterFrame *Py_UNUSED(frame), PyObject *generator)
-{
-    return generator;
 }
 
 #else
@@ -227,39 +221,6 @@ end_of_call(_PyInterpreterFrame *frame, PyCodeObject *code, gb_calls calls)
     return NULL;
 }
 
-/* Where the value stack of `frame` ends, as far as that is known.  `callee` is
- * the generator whose frame it has called, or what a function has got as its
- * first argument; NULL if neither. */
-static PyObject *const *
-end_of_values(_PyInterpreterFrame *frame, PyCodeObject *code, gb_calls calls,
-              PyObject *callee)
-{
-    PyObject *const *end;
-    if (frame->stacktop >= 0) { /* it calls a Python function */
-        return frame->localsplus + frame->stacktop;
-    }
-    end = end_of_call(frame, code, calls);
-    if (end == NULL) {
-#if PY_VERSION_HEX >= 0x030d0000
-        Py_ssize_t index = frame->instr_ptr - _PyCode_CODE(code);
-#else
-        Py_ssize_t index = frame->prev_instr - _PyCode_CODE(code);
-#endif
-        end = frame->localsplus + code->co_nlocalsplus
-              + gb_bytecode_values_below(code, index);
-        /* What is awaited or iterated over, or has the attribute that is
-         * asked for.  If it were in use otherwise (its finalizer), it would
-         * have one reference more, as well. */
-        if (callee != NULL
-            && end < frame->localsplus + code->co_nlocalsplus
-                         + code->co_stacksize
-            && *end == callee) {
-            end++;
-        }
-    }
-    return end;
-}
-
 static inline PyCodeObject *
 code_of(_PyInterpreterFrame *frame)
 {
@@ -270,12 +231,77 @@ code_of(_PyInterpreterFrame *frame)
 #endif
 }
 
-static int
-visit_frame(_PyInterpreterFrame *frame, gb_calls calls, PyObject *callee,
-            visitproc visit, void *arg)
+/* What the frame that has called `frame` (NULL: none) has among its operands
+ * for it: the generator, the object whose attribute is asked for, ...; NULL if
+ * there is nothing. */
+static PyObject *
+operand_for(_PyInterpreterFrame *frame)
+{
+    PyObject *generator = frame == NULL ? NULL : native_generator_of(frame);
+    if (generator != NULL || frame == NULL
+        || frame->owner == FRAME_OWNED_BY_GENERATOR
+        || code_of(frame)->co_argcount == 0) {
+        return generator;
+    }
+    return frame->localsplus[0];
+}
+
+static inline PyObject *
+function_of(_PyInterpreterFrame *frame)
+{
+#if PY_VERSION_HEX >= 0x030c0000
+    return frame->f_funcobj;
+#else
+    return (PyObject *)frame->f_func;
+#endif
+}
+
+/* Where the value stack of `frame`, which has called `callee` (NULL: C code),
+ * ends, as far as that is known. */
+static PyObject *const *
+end_of_values(_PyInterpreterFrame *frame, gb_calls calls,
+              _PyInterpreterFrame *callee)
 {
     PyCodeObject *code = code_of(frame);
-    PyObject *const *end = end_of_values(frame, code, calls, callee);
+    PyObject *const *values = frame->localsplus + code->co_nlocalsplus;
+    PyObject *const *end;
+    PyObject *operand;
+    Py_ssize_t index;
+    int operands;
+
+    if (frame->stacktop >= 0) { /* it calls a Python function */
+        return frame->localsplus + frame->stacktop;
+    }
+    end = end_of_call(frame, code, calls);
+    if (end != NULL) {
+        return end;
+    }
+#if PY_VERSION_HEX >= 0x030d0000
+    index = frame->instr_ptr - _PyCode_CODE(code);
+#else
+    index = frame->prev_instr - _PyCode_CODE(code);
+#endif
+    end = values + gb_bytecode_values_below(code, index, &operands);
+    /* Operands that the callee uses are still there.  If it used them for
+     * another reason, in a finalizer, it would have a reference more. */
+    operand = operand_for(callee);
+    if (operands > 0) {
+        if (callee != NULL && end[1] == function_of(callee)) {
+            end += operands;
+        }
+    }
+    else if (operand != NULL && end < values + code->co_stacksize
+             && *end == operand) {
+        end++;
+    }
+    return end;
+}
+
+static int
+visit_frame(_PyInterpreterFrame *frame, gb_calls calls,
+            _PyInterpreterFrame *callee, visitproc visit, void *arg)
+{
+    PyObject *const *end = end_of_values(frame, calls, callee);
 
     if (frame->owner == FRAME_OWNED_BY_GENERATOR) {
         if (frame->stacktop >= 0) {
@@ -283,32 +309,15 @@ visit_frame(_PyInterpreterFrame *frame, gb_calls calls, PyObject *callee,
         }
     }
     else {
-        Py_VISIT((PyObject *)code);
+        Py_VISIT((PyObject *)code_of(frame));
+        Py_VISIT(function_of(frame));
         Py_VISIT(frame->f_locals);
         Py_VISIT((PyObject *)frame->frame_obj);
-#if PY_VERSION_HEX >= 0x030c0000
-        Py_VISIT(frame->f_funcobj);
-#else
-        Py_VISIT((PyObject *)frame->f_func);
-#endif
     }
     for (PyObject *const *value = frame->localsplus; value < end; value++) {
         Py_VISIT(*value);
     }
     return 0;
-}
-
-/* What the frame that has called `frame` has on its value stack for it. */
-static PyObject *
-callee_of(_PyInterpreterFrame *frame, PyObject *generator)
-{
-    if (generator != NULL) {
-        return generator;
-    }
-    return frame->owner != FRAME_OWNED_BY_GENERATOR
-                   && code_of(frame)->co_argcount > 0
-               ? frame->localsplus[0]
-               : NULL;
 }
 
 #endif
@@ -317,7 +326,7 @@ int
 gb_cpython_visit_frames(_PyInterpreterFrame *frame, gb_calls calls,
                         visitproc visit, void *arg)
 {
-    PyObject *callee = NULL;
+    _PyInterpreterFrame *callee = NULL;
     /* Before 3.11.2 a frame was still in the chain while what it owned was
      * given up. */
     if (Py_Version < 0x030b0200) {
@@ -337,7 +346,7 @@ gb_cpython_visit_frames(_PyInterpreterFrame *frame, gb_calls calls,
         if (rc != 0) {
             return rc;
         }
-        callee = callee_of(frame, generator);
+        callee = frame;
     }
     return 0;
 }
@@ -392,7 +401,9 @@ PyObject *
 gb_cpython_values_below(PyCodeObject *code, Py_ssize_t index)
 {
 #if GB_BYTECODE_NEEDED
-    return PyLong_FromSsize_t(gb_bytecode_values_below(code, index));
+    int operands;
+    return PyLong_FromSsize_t(
+        gb_bytecode_values_below(code, index, &operands));
 #else
     (void)code;
     (void)index;

@@ -7,7 +7,6 @@ import gc
 import inspect
 import pickle
 import sys
-import threading
 import types
 import warnings
 
@@ -275,37 +274,6 @@ def test_throw_of_a_class_whose_instances_are_no_exceptions():
         with pytest.raises(LookupError) as caught:
             coro.throw(LookupError, ("one", "two"))
     assert caught.value.args == ("one", "two")
-
-
-def test_dropped_in_another_thread():
-    """Its stack belongs to the thread that suspended it: it is kept, with a warning."""
-    log = []
-    box = []
-
-    def sync():
-        try:
-            await_(trap())
-        finally:
-            log.append("finally")
-
-    def in_thread():
-        box.append(with_portal_run_sync(sync))
-        box[0].send(None)
-        suspended.set()
-        assert done.wait(30)
-
-    suspended, done = threading.Event(), threading.Event()
-    thread = threading.Thread(target=in_thread)
-    thread.start()
-    try:
-        assert suspended.wait(30)
-        with pytest.warns(ResourceWarning, match="finally blocks will not run"):
-            box.clear()
-            gc.collect()
-    finally:
-        done.set()
-        thread.join()
-    assert log == []
 
 
 # --- coroutines in stand-ins

@@ -1,6 +1,10 @@
 """The interpreter exits while tasks are suspended in await_.
 
-usage: exit_suspended.py LOOP HOLDER
+usage: exit_suspended.py LOOP HOLDER [native|portal]
+
+Without a third argument, do it both natively and with portals, each in a process
+of its own, and compare how many ``finally`` blocks have run: as many, if the
+engine lets the garbage collector see them.
 
 HOLDER says what still refers to the tasks: "global" a global of the main
 module, "cycle" only a reference cycle, "foreign" an attribute of another
@@ -9,9 +13,10 @@ runs in a daemon thread.
 """
 
 import asyncio
-import atexit
 import builtins
+import os
 import queue
+import subprocess
 import sys
 import threading
 import warnings
@@ -42,11 +47,32 @@ def hold(holder, held):
         KEEP.append(held)
 
 
-async def suspended_task(loop, number, arrived):
+def tell_finally(write=os.write):
+    """Leave a mark in the output; works until the very end."""
+    write(1, b"finally\n")
+
+
+async def suspended_natively(loop, number, arrived):
+    """Wait for ever."""
+    arrived(number)
+    try:
+        await forever(loop)
+    finally:
+        tell_finally()
+
+
+async def suspended_in_await(loop, number, arrived):
     """Wait for ever in await_ below a few synchronous frames."""
+
+    def sync(tell_finally=tell_finally):
+        try:
+            greenback.await_(forever(loop))
+        finally:
+            tell_finally()
+
     await greenback.ensure_portal()
     arrived(number)
-    descend(number, lambda: greenback.await_(forever(loop)))
+    descend(number, sync)
 
 
 def leave_asyncio(loop_name, holder):
@@ -60,7 +86,7 @@ def leave_asyncio(loop_name, holder):
         await asyncio.sleep(0)
 
     tasks = [
-        loop.create_task(suspended_task("asyncio", number, arrived.append))
+        loop.create_task(SUSPENDED_TASK("asyncio", number, arrived.append))
         for number in range(TASKS)
     ]
     loop.run_until_complete(until_all_arrived())
@@ -81,7 +107,7 @@ def leave_trio(holder):
     async def main():
         async with trio.open_nursery() as nursery:
             for number in range(TASKS):
-                nursery.start_soon(suspended_task, "trio", number, arrived.append)
+                nursery.start_soon(SUSPENDED_TASK, "trio", number, arrived.append)
 
     trio.lowlevel.start_guest_run(
         main,
@@ -110,12 +136,12 @@ def leave_thread(loop_name):
 
             async with trio.open_nursery() as nursery:
                 for number in range(TASKS):
-                    nursery.start_soon(suspended_task, "trio", number, arrived.append)
+                    nursery.start_soon(SUSPENDED_TASK, "trio", number, arrived.append)
                 await trio.testing.wait_all_tasks_blocked()
                 ready.set()
         else:
             tasks = [
-                asyncio.ensure_future(suspended_task("asyncio", number, arrived.append))
+                asyncio.ensure_future(SUSPENDED_TASK("asyncio", number, arrived.append))
                 for number in range(TASKS)
             ]
             while len(arrived) < TASKS:
@@ -136,10 +162,37 @@ def leave_thread(loop_name):
     assert ready.wait(30)
 
 
+def compare():
+    """Run this script natively and with portals, and compare."""
+    marks = {}
+    # Debug builds show this warning by default.
+    options = "-X faulthandler -W ignore:unclosed:ResourceWarning".split()
+    for kind in ("native", "portal"):
+        result = subprocess.run(
+            [sys.executable, *options, *sys.argv, kind],
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        print(result.stdout, end="")
+        print(result.stderr, end="", file=sys.stderr)
+        assert result.returncode == 0, (kind, result.returncode)
+        if result.stdout.startswith("SKIP "):
+            sys.exit(0)
+        marks[kind] = result.stdout.count("finally")
+    assert marks["portal"] <= marks["native"], marks
+    if greenback.engine == "direct":
+        assert marks["portal"] == marks["native"], marks
+    print("OK")
+
+
 if __name__ == "__main__":
-    loop_arg, holder_arg = sys.argv[1:]
-    atexit.register(print, "OK")
-    if holder_arg == "thread":
+    loop_arg, holder_arg = sys.argv[1:3]
+    kind_arg = sys.argv[3] if len(sys.argv) > 3 else None
+    SUSPENDED_TASK = suspended_natively if kind_arg == "native" else suspended_in_await
+    if kind_arg is None:
+        compare()
+    elif holder_arg == "thread":
         leave_thread(loop_arg)
     elif loop_arg == "trio":
         leave_trio(holder_arg)
