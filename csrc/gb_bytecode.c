@@ -17,15 +17,14 @@
 /* What hangs on a code object, once it has been asked for. */
 typedef struct {
     Py_ssize_t count; /* of code units; 0 if we don't understand them */
-    short below[];    /* as gb_bytecode_values_below; plus SPREADS times
-                         the operands of an f(*args, **kwargs) */
+    short below[];    /* as gb_bytecode_values_below; plus KEEPS */
 } value_table;
 
 enum {
-    UNKNOWN = -1,     /* a depth: this code unit hasn't been reached */
-    SPREADS = 0x1000,
-    DEEPEST = SPREADS - 1, /* value stack */
-    LONGEST = 100000, /* code units; the time it takes must have a limit */
+    UNKNOWN = -1, /* a depth: this code unit hasn't been reached */
+    KEEPS = 0x4000,
+    DEEPEST = KEEPS - 1, /* value stack */
+    LONGEST = 100000,    /* code units; the time it takes must have a limit */
 };
 
 static Py_ssize_t extra_index = -1; /* none */
@@ -140,6 +139,23 @@ values_below(instruction ins, int before, int after)
         /* All others take one value at most, or push one at most. */
         default:
             return below >= 1 ? below - 1 : 0;
+    }
+}
+
+/* See gb_bytecode_values_below. */
+static bool
+keeps_first(int opcode)
+{
+    switch (opcode) {
+        case SEND:
+        case FOR_ITER:
+        case LOAD_ATTR:
+#if PY_VERSION_HEX < 0x030c0000
+        case LOAD_METHOD:
+#endif
+            return true;
+        default:
+            return false;
     }
 }
 
@@ -267,8 +283,8 @@ fill_table(value_table *table, const analysis *a)
             int effect = PyCompile_OpcodeStackEffectWithJump(ins.opcode,
                                                              ins.oparg, 0);
             below = values_below(ins, before, before + effect);
-            if (ins.opcode == CALL_FUNCTION_EX) {
-                below += SPREADS * (before - below);
+            if (keeps_first(ins.opcode) && before > below) {
+                below += KEEPS;
             }
         }
         /* A frame stands at the instruction itself, behind its EXTENDED_ARG;
@@ -340,15 +356,15 @@ table_of(PyCodeObject *code)
 }
 
 Py_ssize_t
-gb_bytecode_values_below(PyCodeObject *code, Py_ssize_t index, int *operands)
+gb_bytecode_values_below(PyCodeObject *code, Py_ssize_t index, bool *keeps)
 {
     const value_table *table = table_of(code);
-    *operands = 0;
+    *keeps = false;
     if (table == NULL || index < 0 || index >= table->count) {
         return 0;
     }
-    *operands = table->below[index] / SPREADS;
-    return table->below[index] % SPREADS;
+    *keeps = (table->below[index] & KEEPS) != 0;
+    return table->below[index] & ~KEEPS;
 }
 
 #else

@@ -15,11 +15,12 @@
 
 /* A frame of `code` is executing the instruction at code unit `index`: how
  * many values lie below those that the instruction itself works on, which it
- * may have given up already.  0 if nothing is known.  If the instruction is a
- * call f(*args, **kwargs), *operands is how many values it works on, f being
- * the second of them; else 0.  Runs no Python code, keeps no exception. */
+ * may have given up already.  0 if nothing is known.  *keeps tells whether the
+ * first of the latter is given up only after all calls that the instruction
+ * makes: what is awaited, iterated over, or asked for an attribute.
+ * Runs no Python code, keeps no exception. */
 Py_ssize_t gb_bytecode_values_below(PyCodeObject *code, Py_ssize_t index,
-                                    int *operands);
+                                    bool *keeps);
 
 #endif
 

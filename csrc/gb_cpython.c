@@ -267,7 +267,7 @@ end_of_values(_PyInterpreterFrame *frame, gb_calls calls,
     PyObject *const *end;
     PyObject *operand;
     Py_ssize_t index;
-    int operands;
+    bool keeps;
 
     if (frame->stacktop >= 0) { /* it calls a Python function */
         return frame->localsplus + frame->stacktop;
@@ -281,17 +281,11 @@ end_of_values(_PyInterpreterFrame *frame, gb_calls calls,
 #else
     index = frame->prev_instr - _PyCode_CODE(code);
 #endif
-    end = values + gb_bytecode_values_below(code, index, &operands);
-    /* Operands that the callee uses are still there.  If it used them for
-     * another reason, in a finalizer, it would have a reference more. */
+    end = values + gb_bytecode_values_below(code, index, &keeps);
+    /* If the callee were the finalizer of the first operand, given up, that
+     * would have a reference more, so that this one is never too many. */
     operand = operand_for(callee);
-    if (operands > 0) {
-        if (callee != NULL && end[1] == function_of(callee)) {
-            end += operands;
-        }
-    }
-    else if (operand != NULL && end < values + code->co_stacksize
-             && *end == operand) {
+    if (keeps && operand != NULL && *end == operand) {
         end++;
     }
     return end;
@@ -373,8 +367,8 @@ gb_cpython_forget_finalized(PyObject *object)
 
 int
 gb_cpython_visit_frames(_PyInterpreterFrame *Py_UNUSED(frame),
-                        gb_calls Py_UNUSED(calls),
-                        visitproc Py_UNUSED(visit), void *Py_UNUSED(arg))
+                        gb_calls Py_UNUSED(calls), visitproc Py_UNUSED(visit),
+                        void *Py_UNUSED(arg))
 {
     return 0;
 }
@@ -401,9 +395,8 @@ PyObject *
 gb_cpython_values_below(PyCodeObject *code, Py_ssize_t index)
 {
 #if GB_BYTECODE_NEEDED
-    int operands;
-    return PyLong_FromSsize_t(
-        gb_bytecode_values_below(code, index, &operands));
+    bool keeps;
+    return PyLong_FromSsize_t(gb_bytecode_values_below(code, index, &keeps));
 #else
     (void)code;
     (void)index;

@@ -136,7 +136,8 @@ gb_cpython_thread_id(PyThreadState *ts)
  * The garbage collector does not look into frames that are being executed, as
  * those that wait on a suspended stack are to the interpreter. */
 
-/* A call of `callable`, as its vectorcallfunc has got it, that is under way. */
+/* A call of `callable`, as its vectorcallfunc has got it, that is under way.
+ */
 typedef struct gb_call {
     PyObject *callable; /* NULL if it isn't known */
     PyObject *const *args;

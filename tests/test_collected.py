@@ -13,7 +13,14 @@ import weakref
 import pytest
 
 import greenback
-from greenback import async_context, async_iter, autoawait, await_, with_portal_run_sync
+from greenback import (
+    async_context,
+    async_iter,
+    autoawait,
+    await_,
+    with_portal_run,
+    with_portal_run_sync,
+)
 
 collects = pytest.mark.skipif(
     greenback.engine != "direct",
@@ -323,9 +330,20 @@ class Cycle:
         self.itself = self
 
 
+async def call(sync_fn, args):
+    # In 3.11 sync_fn(*args) would hand the arguments to C code.
+    match args:
+        case ():
+            return sync_fn()
+        case (first,):
+            return sync_fn(first)
+        case (first, second):
+            return sync_fn(first, second)
+
+
 def suspended(sync_fn, *args):
-    """Make a coroutine whose step waits in *sync_fn*, with a reference to itself."""
-    coroutine = with_portal_run_sync(sync_fn, *args)
+    """Make a coroutine whose step waits in *sync_fn*."""
+    coroutine = with_portal_run(call, sync_fn, args)
     coroutine.send(None)
     return coroutine
 

@@ -50,7 +50,8 @@ enum {
 
 typedef struct {
     int count;
-    bool owned; /* the thread's dict holds the capsule that empties us */
+    bool owned;  /* the thread's dict holds the capsule that empties us */
+    bool closed; /* that has been done: the thread ends */
     WorkerObject *workers[POOL_SIZE];
     /* Set by step() for the greenlet that it wakes: tells it from others who
      * switch there. */
@@ -129,6 +130,7 @@ pool_release(PyObject *capsule)
         return;
     }
     pool.owned = false;
+    pool.closed = true;
     while (pool.count > 0) {
         worker_kill(pool.workers[--pool.count], PyThreadState_GetUnchecked());
     }
@@ -210,6 +212,10 @@ pool_take(char *sp)
 static void
 pool_give(WorkerObject *w)
 {
+    if (GB_UNLIKELY(pool.closed)) {
+        worker_kill(w, PyThreadState_GetUnchecked());
+        return;
+    }
     if (pool.count == POOL_SIZE) {
         WorkerObject *oldest = pool.workers[0];
         pool.workers[0] = w;

@@ -9,6 +9,7 @@ import contextvars
 import functools
 import gc
 import sys
+import threading
 import tracemalloc
 
 import greenlet
@@ -388,6 +389,87 @@ async def trees(loop):
             await gather(loop, one, one)
         with greenback.portals_for_children():
             await gather(loop, one, one)
+
+
+def suspend_by_hand(sync_fn):
+    """Make a coroutine that waits in *sync_fn*; nobody will resume it."""
+    coroutine = greenback.with_portal_run_sync(sync_fn)
+    coroutine.send(None)
+    return coroutine
+
+
+class Endless:
+    """Yields to its loop for ever; can't be closed."""
+
+    def __await__(self):
+        while True:
+            yield
+
+
+@feature
+async def dropped_suspended(loop):
+    kept = []
+
+    def sync():
+        try:
+            greenback.await_(Endless())
+        finally:
+            kept.append(1)
+
+    suspend_by_hand(sync)
+    assert kept == [1]
+
+
+async def collected_suspended(loop):
+    box = [0]
+
+    def sync():
+        try:
+            greenback.await_(Endless())
+        finally:
+            box.append(1)
+
+    box[0] = suspend_by_hand(sync)
+
+
+if greenback.engine == "direct":  # the other one can't let the collector see them
+    feature(collected_suspended)
+
+
+@feature
+async def dropped_in_another_thread(loop):
+    ended = []
+
+    def sync():
+        try:
+            greenback.await_(Endless())
+        finally:
+            ended.append(1)
+
+    def thread_main():
+        box.append(suspend_by_hand(sync))
+        suspended.set()
+        go_on.wait()
+
+    box = []
+    suspended, go_on = threading.Event(), threading.Event()
+    thread = threading.Thread(target=thread_main)
+    thread.start()
+    suspended.wait()
+    box.clear()
+    go_on.set()
+    thread.join()
+    assert ended == [1]
+
+
+@in_portal
+def forbidden(loop):
+    for reason in (None, "because"):
+        try:
+            with greenback.forbid_await(reason):
+                greenback.await_(pause(loop))
+        except RuntimeError:
+            pass
 
 
 def greenback_task(loop):
