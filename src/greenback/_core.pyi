@@ -2,7 +2,7 @@ import sys
 from collections.abc import AsyncIterable, Awaitable, Callable, Generator, Iterator
 from collections.abc import Coroutine as AbstractCoroutine
 from contextlib import AbstractAsyncContextManager
-from types import GenericAlias, TracebackType
+from types import CodeType, GenericAlias, TracebackType
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -125,3 +125,4 @@ def make_autoawait(function: Callable[_P, Awaitable[_T]], /) -> Callable[_P, _T]
 def waiting_stack(coroutine: object, /) -> Any: ...
 def engine_counters() -> dict[str, int]: ...
 def innermost_awaited(coroutine: object, /) -> object: ...
+def values_below(code: CodeType, index: int, /) -> int | None: ...
