@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 import sys
 import threading
 import traceback
@@ -85,10 +86,14 @@ def depth_left() -> int:
         deeper(depth + 1)
 
     reached = 0
+    # The handler of a timer signal would need calls of its own.
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGALRM})
     try:
         deeper(1)
     except RecursionError:
         pass
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
     return reached
 
 

@@ -289,11 +289,25 @@ hooks.tracing_off = tracing_off
 # --------------------------------------------------------------------- timer signals
 
 
+MOST_ALARMS = 4  # interrupting each other, or slow machines get nothing else done
+
+
+def interrupts_too_many(frame: types.FrameType | None) -> bool:
+    count = 0
+    while frame is not None and count < MOST_ALARMS:
+        count += frame.f_code is on_alarm.__code__
+        frame = frame.f_back
+    return count >= MOST_ALARMS
+
+
 def on_alarm(number: int, frame: types.FrameType | None) -> None:
     world = world_here()
     if world is None:
         return
     world.counts["timer signals"] += 1
+    if interrupts_too_many(frame):
+        next_alarm(world)
+        return
     suspends = world.noise.random() < 0.5 and world.may_suspend_here()
     suspends = suspends and not (world.greenlet_engine and is_in_trace_function())
     # One at a time, or on slow builds they come faster than they are dealt with.

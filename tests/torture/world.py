@@ -333,7 +333,11 @@ class Task:
         if in_a_greenlet():
             return None
         world.counts["depth probes"] += 1
-        return checks.depth_left(), world.loop_room
+        interruptions = world.counts["interrupting suspensions"]
+        room = checks.depth_left(), world.loop_room
+        if interruptions != world.counts["interrupting suspensions"]:
+            return None  # the two may be of different steps
+        return room
 
     def same_room(self, before: tuple[int, int] | None) -> None:
         after = self.room()
