@@ -21,6 +21,7 @@ CASES = [
 CASES += [
     (script, loop)
     for script in (
+        "churn.py",
         "exit_during_step.py",
         "exit_threads.py",
         "fork_suspended.py",
@@ -38,6 +39,7 @@ CASES += [
     for loop in LOOPS
     for kind in ("trace", "profile", "monitoring")
 ]
+CASES += [("interrupts.py", loop) for loop in ("asyncio", "uvloop")]
 CASES += [("subinterpreter.py", kind) for kind in ("own-gil", "shared-gil")]
 
 
