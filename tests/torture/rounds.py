@@ -214,7 +214,13 @@ def thread_round(seed: int, options: Options, counts: Counter[str]) -> None:
     sys.setswitchinterval(choices.choice((1e-6, 1e-4, 5e-3)))
     threads = []
     try:
-        for number in range(choices.randint(2, 4)):
+        number_of_threads = choices.randint(2, 4)
+        if jit is not None and jit.is_enabled():
+            # CPython 3.15.2 crashes when one thread makes an executor for an
+            # instruction that another is tracing: it takes the old argument for the
+            # executor's number (_PyJit_translate_single_bytecode_to_trace).
+            number_of_threads = 1
+        for number in range(number_of_threads):
             size = choices.choice((128, 256, 0))
             if greenlet_engine() and sys.version_info >= (3, 14):
                 size = 0  # greenlet crashes near the end of a stack
