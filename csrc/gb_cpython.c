@@ -1,21 +1,8 @@
-/* The only file that includes CPython's internal headers. */
-#define Py_BUILD_CORE_MODULE 1
-#include "gb_cpython.h"
-
-#include "gb_bytecode.h"
+#include "gb_internal.h" /* first */
 
 #include <stdatomic.h>
 
-#include "internal/pycore_context.h"
-#include "internal/pycore_frame.h"
-#include "internal/pycore_interp.h"
-#include "internal/pycore_gc.h"
-#include "internal/pycore_runtime.h"
-#if PY_VERSION_HEX >= 0x030e0000
-#include "internal/pycore_interp_structs.h"
-#include "internal/pycore_interpframe_structs.h"
-#include "internal/pycore_stackref.h"
-#endif
+#include "gb_cpython.h"
 
 const size_t gb_cpython_origin_offset
     = offsetof(PyCoroObject, cr_origin_or_finalizer);
@@ -98,312 +85,6 @@ done:
     return result;
 }
 
-/* ------------------------------------------------------------------ frames */
-
-/* Whether `frame` is not one of Python code but the mark, in a frame of the
- * interpreter's loop on the C stack, where that was entered from C. */
-static inline bool
-is_entry_frame(_PyInterpreterFrame *frame)
-{
-#if PY_VERSION_HEX >= 0x030e0000
-    return frame->owner >= FRAME_OWNED_BY_INTERPRETER;
-#elif PY_VERSION_HEX >= 0x030c0000
-    return frame->owner == FRAME_OWNED_BY_CSTACK;
-#else
-    (void)frame;
-    return false; /* 3.11 has none */
-#endif
-}
-
-#if GB_CPYTHON_STACKS_KNOWN
-
-/* The bit in the garbage collector's header of an object which says that its
- * finalizer has been called. */
-static inline uintptr_t *
-finalized_word(PyObject *object)
-{
-    return &_Py_AS_GC(object)->_gc_prev;
-}
-
-static void
-set_finalized(PyObject *object, bool finalized)
-{
-    if (finalized) {
-        *finalized_word(object) |= (uintptr_t)_PyGC_PREV_MASK_FINALIZED;
-    }
-    else {
-        *finalized_word(object) &= ~(uintptr_t)_PyGC_PREV_MASK_FINALIZED;
-    }
-}
-
-/* The generator or coroutine that `frame` belongs to, borrowed; NULL if it is
- * a function's, or if its type is one of ours, which knows what to do. */
-static PyObject *
-native_generator_of(_PyInterpreterFrame *frame)
-{
-    PyObject *generator
-        = (PyObject *)((char *)frame - offsetof(PyGenObject, gi_iframe));
-    if (frame->owner != FRAME_OWNED_BY_GENERATOR
-        || (!PyGen_CheckExact(generator) && !PyCoro_CheckExact(generator)
-            && !PyAsyncGen_CheckExact(generator))) {
-        return NULL;
-    }
-    return generator;
-}
-
-#if PY_VERSION_HEX >= 0x030e0000
-
-/* References in frames are tagged; those that own nothing are left out. */
-static int
-visit_stackref(_PyStackRef ref, visitproc visit, void *arg)
-{
-    if (!PyStackRef_IsNull(ref) && !PyStackRef_IsTaggedInt(ref)
-        && PyStackRef_RefcountOnObject(ref)) {
-        Py_VISIT(PyStackRef_AsPyObjectBorrow(ref));
-    }
-    return 0;
-}
-
-/* The stack pointer of a frame that calls something is always kept. */
-static int
-visit_frame(_PyInterpreterFrame *frame, gb_calls Py_UNUSED(calls),
-            _PyInterpreterFrame *Py_UNUSED(callee), visitproc visit, void *arg)
-{
-    int rc = 0;
-    if (frame->owner == FRAME_OWNED_BY_GENERATOR
-        || frame->stackpointer == NULL) {
-        return 0; /* its generator visits all */
-    }
-    Py_VISIT(frame->f_locals);
-    Py_VISIT((PyObject *)frame->frame_obj);
-    rc = visit_stackref(frame->f_executable, visit, arg);
-    if (rc == 0) {
-        rc = visit_stackref(frame->f_funcobj, visit, arg);
-    }
-    for (_PyStackRef *ref = frame->localsplus;
-         rc == 0 && ref < frame->stackpointer; ref++) {
-        rc = visit_stackref(*ref, visit, arg);
-    }
-    return rc;
-}
-
-#else
-
-/* The one of `calls` that is outside of `call`, or NULL. */
-static const gb_call *
-next_call(gb_calls calls, const gb_call *call)
-{
-    return call->outer == NULL
-               ? NULL
-               : (const gb_call *)((const char *)call->outer + calls.moved);
-}
-
-/* Where the value stack of `frame` ends if it makes one of `calls`; NULL if it
- * makes none.  A call from Python code has its callable and its arguments on
- * the frame's own value stack; C code could have lent it others. */
-static PyObject *const *
-end_of_call(_PyInterpreterFrame *frame, PyCodeObject *code, gb_calls calls)
-{
-    PyObject *const *values = frame->localsplus + code->co_nlocalsplus;
-    for (const gb_call *call = calls.innermost; call != NULL;
-         call = next_call(calls, call)) {
-        PyObject *const *args = call->args, *const *end = args + call->count;
-        if (args < values + 2 || end > values + code->co_stacksize) {
-            continue;
-        }
-#if PY_VERSION_HEX >= 0x030d0000
-        if (args[-1] == NULL) { /* where `self` of a method would be */
-            args--;
-        }
-#endif
-        return args[-1] == call->callable ? end : NULL;
-    }
-    return NULL;
-}
-
-static inline PyCodeObject *
-code_of(_PyInterpreterFrame *frame)
-{
-#if PY_VERSION_HEX >= 0x030d0000
-    return (PyCodeObject *)frame->f_executable;
-#else
-    return frame->f_code;
-#endif
-}
-
-/* What the frame that has called `frame` (NULL: none) has among its operands
- * for it: the generator, the object whose attribute is asked for, ...; NULL if
- * there is nothing. */
-static PyObject *
-operand_for(_PyInterpreterFrame *frame)
-{
-    PyObject *generator = frame == NULL ? NULL : native_generator_of(frame);
-    if (generator != NULL || frame == NULL
-        || frame->owner == FRAME_OWNED_BY_GENERATOR
-        || code_of(frame)->co_argcount == 0) {
-        return generator;
-    }
-    return frame->localsplus[0];
-}
-
-static inline PyObject *
-function_of(_PyInterpreterFrame *frame)
-{
-#if PY_VERSION_HEX >= 0x030c0000
-    return frame->f_funcobj;
-#else
-    return (PyObject *)frame->f_func;
-#endif
-}
-
-/* Where the value stack of `frame`, which has called `callee` (NULL: C code),
- * ends, as far as that is known. */
-static PyObject *const *
-end_of_values(_PyInterpreterFrame *frame, gb_calls calls,
-              _PyInterpreterFrame *callee)
-{
-    PyCodeObject *code = code_of(frame);
-    PyObject *const *values = frame->localsplus + code->co_nlocalsplus;
-    PyObject *const *end;
-    PyObject *operand;
-    Py_ssize_t index;
-    bool keeps;
-
-    if (frame->stacktop >= 0) { /* it calls a Python function */
-        return frame->localsplus + frame->stacktop;
-    }
-    end = end_of_call(frame, code, calls);
-    if (end != NULL) {
-        return end;
-    }
-#if PY_VERSION_HEX >= 0x030d0000
-    index = frame->instr_ptr - _PyCode_CODE(code);
-#else
-    index = frame->prev_instr - _PyCode_CODE(code);
-#endif
-    end = values + gb_bytecode_values_below(code, index, &keeps);
-    /* If the callee were the finalizer of the first operand, given up, that
-     * would have a reference more, so that this one is never too many. */
-    operand = operand_for(callee);
-    if (keeps && operand != NULL && *end == operand) {
-        end++;
-    }
-    return end;
-}
-
-static int
-visit_frame(_PyInterpreterFrame *frame, gb_calls calls,
-            _PyInterpreterFrame *callee, visitproc visit, void *arg)
-{
-    PyObject *const *end = end_of_values(frame, calls, callee);
-
-    if (frame->owner == FRAME_OWNED_BY_GENERATOR) {
-        if (frame->stacktop >= 0) {
-            return 0; /* its generator visits all */
-        }
-    }
-    else {
-        Py_VISIT((PyObject *)code_of(frame));
-        Py_VISIT(function_of(frame));
-        Py_VISIT(frame->f_locals);
-        Py_VISIT((PyObject *)frame->frame_obj);
-    }
-    for (PyObject *const *value = frame->localsplus; value < end; value++) {
-        Py_VISIT(*value);
-    }
-    return 0;
-}
-
-#endif
-
-int
-gb_cpython_visit_frames(_PyInterpreterFrame *frame, gb_calls calls,
-                        visitproc visit, void *arg)
-{
-    _PyInterpreterFrame *callee = NULL;
-    /* Before 3.11.2 a frame was still in the chain while what it owned was
-     * given up. */
-    if (Py_Version < 0x030b0200) {
-        return 0;
-    }
-    for (; frame != NULL; frame = frame->previous) {
-        PyObject *generator;
-        int rc;
-        if (is_entry_frame(frame)) {
-            continue;
-        }
-        generator = native_generator_of(frame);
-        if (generator != NULL) {
-            set_finalized(generator, true);
-        }
-        rc = visit_frame(frame, calls, callee, visit, arg);
-        if (rc != 0) {
-            return rc;
-        }
-        callee = frame;
-    }
-    return 0;
-}
-
-void
-gb_cpython_let_finalize(_PyInterpreterFrame *frame)
-{
-    for (; frame != NULL; frame = frame->previous) {
-        PyObject *generator
-            = is_entry_frame(frame) ? NULL : native_generator_of(frame);
-        if (generator != NULL) {
-            set_finalized(generator, false);
-        }
-    }
-}
-
-void
-gb_cpython_forget_finalized(PyObject *object)
-{
-    set_finalized(object, false);
-}
-
-#else /* free-threaded, or too new */
-
-int
-gb_cpython_visit_frames(_PyInterpreterFrame *Py_UNUSED(frame),
-                        gb_calls Py_UNUSED(calls), visitproc Py_UNUSED(visit),
-                        void *Py_UNUSED(arg))
-{
-    return 0;
-}
-
-void
-gb_cpython_let_finalize(_PyInterpreterFrame *Py_UNUSED(frame))
-{
-}
-
-void
-gb_cpython_forget_finalized(PyObject *Py_UNUSED(object))
-{
-}
-
-#endif
-
-void
-gb_cpython_prepare_visits(void)
-{
-    gb_bytecode_init();
-}
-
-PyObject *
-gb_cpython_values_below(PyCodeObject *code, Py_ssize_t index)
-{
-#if GB_BYTECODE_NEEDED
-    bool keeps;
-    return PyLong_FromSsize_t(gb_bytecode_values_below(code, index, &keeps));
-#else
-    (void)code;
-    (void)index;
-    Py_RETURN_NONE;
-#endif
-}
-
 /* ---------------------------------------------------------------- C stacks */
 
 #if GB_CPYTHON_STACKS_KNOWN
@@ -461,7 +142,8 @@ cut_frames(gb_cpython_stack *s)
     s->top = NULL;
     while (caller != loop) {
         _PyInterpreterFrame *direct = caller;
-        while (caller != loop && caller != NULL && is_entry_frame(caller)) {
+        while (caller != loop && caller != NULL
+               && gb_internal_is_entry_frame(caller)) {
             bottom = caller;
             caller = caller->previous;
         }
@@ -561,7 +243,7 @@ bridge_frames(gb_cpython_stack *s, char *low, char *high,
         _PyInterpreterFrame *direct = caller;
         while (caller != NULL && (char *)caller >= low
                && (char *)caller < high) {
-            assert(is_entry_frame(caller));
+            assert(gb_internal_is_entry_frame(caller));
             caller = caller->previous;
         }
         if (caller != direct) {
@@ -661,7 +343,7 @@ gb_cpython_visit_stack(gb_cpython_stack *s, gb_calls calls, visitproc visit,
 {
     Py_VISIT(s->context);
     Py_VISIT(s->base.exc_value);
-    return gb_cpython_visit_frames(s->top, calls, visit, arg);
+    return gb_frames_visit(s->top, calls, visit, arg);
 }
 
 PyObject *
@@ -813,7 +495,8 @@ fields_make_sense(PyThreadState *ts)
              && f.python_depth < Py_GetRecursionLimit() && f.tracing >= 0
              && f.tracing < 100 && f.recursion_headroom >= 0
              && f.recursion_headroom < 100 && f.exc_info != NULL
-             && (frame == NULL) == (f.frame == NULL || is_entry_frame(f.frame))
+             && (frame == NULL)
+                    == (f.frame == NULL || gb_internal_is_entry_frame(f.frame))
              && ts->context != NULL
              && Py_IS_TYPE(ts->context, &PyContext_Type);
     if (result && frame != NULL) {

@@ -3,7 +3,7 @@
 #ifndef GB_CPYTHON_H
 #define GB_CPYTHON_H
 
-#include "gb_compat.h"
+#include "gb_frames.h"
 
 /* What is left of the recursion limits, as the loop's stack had it. */
 typedef struct {
@@ -131,27 +131,6 @@ gb_cpython_thread_id(PyThreadState *ts)
  * which must not meet a coroutine of ours with another type. */
 #define GB_CPYTHON_GETTERS_WANT_EXACT_TYPE (PY_VERSION_HEX >= 0x030e0000)
 
-/* ------------------------------------------------------------ what frames own
- *
- * The garbage collector does not look into frames that are being executed, as
- * those that wait on a suspended stack are to the interpreter. */
-
-/* A call of `callable`, as its vectorcallfunc has got it, that is under way.
- */
-typedef struct gb_call {
-    PyObject *callable; /* NULL if it isn't known */
-    PyObject *const *args;
-    Py_ssize_t count;            /* of args */
-    const struct gb_call *outer; /* in which this one is under way, or NULL */
-} gb_call;
-
-/* Those that are under way on a suspended stack, innermost first; what is on
- * that stack has been moved by `moved` bytes. */
-typedef struct {
-    const gb_call *innermost; /* moved; or NULL */
-    ptrdiff_t moved;
-} gb_calls;
-
 /* Whether the running stack made its first frame in the datastack chunk
  * `first`, an identity. */
 static inline bool
@@ -163,42 +142,6 @@ gb_cpython_is_stack(PyThreadState *ts, const void *first)
     }
     return chunk != NULL;
 }
-
-/* The innermost frame of the running stack. */
-static inline struct _PyInterpreterFrame *
-gb_cpython_frames(PyThreadState *ts)
-{
-#if PY_VERSION_HEX >= 0x030d0000
-    return ts->current_frame;
-#else
-    return ts->cframe->current_frame;
-#endif
-}
-
-/* For tp_traverse: visit what `frame` owns and those that called it, all of
- * them waiting on a suspended stack.  Up to 3.13 a frame that has called a C
- * function does not tell how much is on its value stack: if it is one of
- * `calls`, that does, else the bytecode tells what is there but for the
- * operands of the call.  What isn't visited is never collected.
- *
- * Generators among the frames are kept from being finalized, which would only
- * find that they are being executed, until gb_cpython_let_finalize. */
-int gb_cpython_visit_frames(struct _PyInterpreterFrame *frame, gb_calls calls,
-                            visitproc visit, void *arg);
-
-/* To be called once before.  Cannot fail. */
-void gb_cpython_prepare_visits(void);
-
-/* For tests: how many values `code` has on its stack below the operands of the
- * instruction at code unit `index`, an int; None if frames tell it themselves.
- * A new reference; NULL with an exception. */
-PyObject *gb_cpython_values_below(PyCodeObject *code, Py_ssize_t index);
-
-/* The stack with `frame` goes on: its generators may be finalized again. */
-void gb_cpython_let_finalize(struct _PyInterpreterFrame *frame);
-
-/* Let the finalizer of `object` be called once more. */
-void gb_cpython_forget_finalized(PyObject *object);
 
 /* -------------------------------------------- what each C stack has of its own
  *
@@ -510,7 +453,7 @@ void gb_cpython_reenter_stack(PyThreadState *ts, gb_cpython_stack *s);
 void gb_cpython_unbridge_frames(gb_cpython_stack *s);
 
 /* For tp_traverse: visit what `s` owns, which is suspended.  `calls` are as
- * in gb_cpython_visit_frames. */
+ * in gb_frames_visit. */
 int gb_cpython_visit_stack(gb_cpython_stack *s, gb_calls calls,
                            visitproc visit, void *arg);
 

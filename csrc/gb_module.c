@@ -146,7 +146,7 @@ module_values_below(PyObject *Py_UNUSED(module), PyObject *args)
                           &index)) {
         return NULL;
     }
-    return gb_cpython_values_below((PyCodeObject *)code, index);
+    return gb_frames_values_below((PyCodeObject *)code, index);
 }
 
 PyDoc_STRVAR(waiting_stack_doc,
@@ -286,7 +286,7 @@ module_exec(PyObject *module)
                         "greenback can't be imported in a subinterpreter");
         return -1;
     }
-    gb_cpython_prepare_visits();
+    gb_frames_init();
     if (add_names(st) < 0 || add_imports(st) < 0 || choose_engine(st) < 0
         || choose_form(st) < 0) {
         return -1;

@@ -97,7 +97,7 @@ gb_orphans_reap(gb_state *st)
             gb_orphans_leak(p);
         }
         /* If somebody goes on with it, it may be dropped once more. */
-        gb_cpython_forget_finalized(owner);
+        gb_frames_forget_finalized(owner);
         Py_DECREF(p);
         Py_DECREF(owner);
     }

@@ -19,7 +19,8 @@ MAX_LINES = 700
 LAYERS = [
     ["vendor/pythoncapi_compat"],
     ["gb_compat"],
-    ["gb_bytecode"],
+    ["gb_bytecode", "gb_internal"],
+    ["gb_frames"],
     ["gb_cpython"],
     ["gb_state"],
     ["gb_collector"],
@@ -97,15 +98,16 @@ def test_greenlet_in_one_file(file: Path) -> None:
 
 @each_file
 def test_internal_headers_in_one_file(file: Path) -> None:
-    """Only gb_cpython knows CPython's internal headers."""
+    """Only gb_internal.h knows CPython's internal headers."""
     internal = [name for name in includes(file) if "pycore_" in name]
-    assert bool(internal) == (file.name == "gb_cpython.c")
+    assert bool(internal) == (file.name == "gb_internal.h")
 
 
 @each_file
 def test_version_checks_in_few_files(file: Path) -> None:
     """What depends on CPython's version is in one place, its names tell the rest."""
-    if unit_of(file) not in ("gb_compat", "gb_bytecode", "gb_cpython"):
+    know_versions = {"compat", "internal", "bytecode", "frames", "cpython"}
+    if unit_of(file).removeprefix("gb_") not in know_versions:
         assert "PY_VERSION_HEX" not in code_of(file)
 
 

@@ -266,7 +266,7 @@ resume_stack(PortalObject *p, StepStack *s, PyThreadState *ts)
         return -1;
     }
     if (GB_UNLIKELY(s->traversed)) {
-        gb_cpython_let_finalize(s->python.top);
+        gb_frames_let_finalize(s->python.top);
         s->traversed = false;
     }
     counters.resumptions++;

@@ -1,0 +1,35 @@
+/* The only file that includes CPython's internal headers; for the files that
+ * know CPython's insides. */
+#ifndef GB_INTERNAL_H
+#define GB_INTERNAL_H
+
+#define Py_BUILD_CORE_MODULE 1
+#include "gb_compat.h"
+
+#include "internal/pycore_context.h"
+#include "internal/pycore_frame.h"
+#include "internal/pycore_interp.h"
+#include "internal/pycore_gc.h"
+#include "internal/pycore_runtime.h"
+#if PY_VERSION_HEX >= 0x030e0000
+#include "internal/pycore_interp_structs.h"
+#include "internal/pycore_interpframe_structs.h"
+#include "internal/pycore_stackref.h"
+#endif
+
+/* Whether `frame` is not one of Python code but the mark, in a frame of the
+ * interpreter's loop on the C stack, where that was entered from C. */
+static inline bool
+gb_internal_is_entry_frame(_PyInterpreterFrame *frame)
+{
+#if PY_VERSION_HEX >= 0x030e0000
+    return frame->owner >= FRAME_OWNED_BY_INTERPRETER;
+#elif PY_VERSION_HEX >= 0x030c0000
+    return frame->owner == FRAME_OWNED_BY_CSTACK;
+#else
+    (void)frame;
+    return false; /* 3.11 has none */
+#endif
+}
+
+#endif
