@@ -97,6 +97,10 @@ prepare_first_step(PyObject *self, gb_op op, PyObject *argument)
         PyErr_SetString(PyExc_ValueError, "coroutine already executing");
         return -1;
     }
+    if (stage == GB_COROUTINE_FINISHED) { /* in the step that bestowed it */
+        gb_portal_detach(p);
+        return 0;
+    }
     if (stage == GB_COROUTINE_CREATED) {
         if (op == GB_OP_SEND && argument != Py_None) {
             PyErr_SetString(PyExc_TypeError,

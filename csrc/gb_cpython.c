@@ -89,6 +89,64 @@ done:
 
 #if GB_CPYTHON_STACKS_KNOWN
 
+/* Where the thread has its running frame. */
+static inline _PyInterpreterFrame **
+running_frame(PyThreadState *ts)
+{
+#if PY_VERSION_HEX >= 0x030d0000
+    return &ts->current_frame;
+#else
+    return &ts->cframe->current_frame;
+#endif
+}
+
+#if PY_VERSION_HEX < 0x030c0000
+/* Of a frame that counts as incomplete, and so is not shown; made once. */
+static PyCodeObject *base_code = NULL;
+#endif
+
+int
+gb_cpython_init_stacks(void)
+{
+#if PY_VERSION_HEX < 0x030c0000
+    if (base_code == NULL) {
+        base_code = PyCode_NewEmpty("<greenback>", "<step>", 0);
+    }
+    return base_code == NULL ? -1 : 0;
+#else
+    return 0;
+#endif
+}
+
+void
+gb_cpython_on_base_frame(PyThreadState *ts, void (*call)(void *),
+                         void *argument)
+{
+    /* As the interpreter's loop marks where it was entered from C. */
+    _PyInterpreterFrame base;
+    memset(&base, 0, sizeof(base));
+#if PY_VERSION_HEX >= 0x030e0000
+    base.f_executable = PyStackRef_None;
+    base.stackpointer = base.localsplus;
+    base.owner = FRAME_OWNED_BY_INTERPRETER;
+#elif PY_VERSION_HEX >= 0x030d0000
+    base.f_executable = Py_None;
+    base.owner = FRAME_OWNED_BY_CSTACK;
+#elif PY_VERSION_HEX >= 0x030c0000
+    base.f_code = ts->interp->interpreter_trampoline;
+    base.prev_instr = _PyCode_CODE(base.f_code);
+    base.owner = FRAME_OWNED_BY_CSTACK;
+#else
+    base.f_code = base_code;
+    base.prev_instr = _PyCode_CODE(base_code) - 1;
+    base.owner = GB_FRAME_ON_C_STACK;
+#endif
+    base.previous = *running_frame(ts);
+    *running_frame(ts) = &base;
+    call(argument);
+    *running_frame(ts) = base.previous; /* now; may be another than before */
+}
+
 static gb_frame_link *
 link_at(gb_frame_links *links, int i)
 {

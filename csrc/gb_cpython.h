@@ -409,6 +409,16 @@ gb_cpython_end_stack(PyThreadState *ts, gb_cpython_stack *s)
     gb_cpython_restore_fields(ts, &s->loop);
 }
 
+/* To be called once, before stacks are cut.  0, or -1 with an exception. */
+int gb_cpython_init_stacks(void);
+
+/* Call `call(argument)` on top of a frame that belongs to this C stack.
+ * throw() of a coroutine keeps the frame that was running in a C variable, and
+ * makes it the running one again: that must not be a frame of the stack below,
+ * which may have gone when this one goes on.  Runs what `call` runs. */
+void gb_cpython_on_base_frame(PyThreadState *ts, void (*call)(void *),
+                              void *argument);
+
 /* Whether the stack that runs is `s`; if not, it is a greenlet's that was
  * started on it.  Cannot fail. */
 static inline bool

@@ -17,6 +17,11 @@
 #include "internal/pycore_stackref.h"
 #endif
 
+#if PY_VERSION_HEX < 0x030c0000
+/* An owner that the interpreter doesn't know: see gb_cpython_on_base_frame. */
+enum { GB_FRAME_ON_C_STACK = FRAME_OWNED_BY_FRAME_OBJECT + 1 };
+#endif
+
 /* Whether `frame` is not one of Python code but the mark, in a frame of the
  * interpreter's loop on the C stack, where that was entered from C. */
 static inline bool
@@ -27,8 +32,7 @@ gb_internal_is_entry_frame(_PyInterpreterFrame *frame)
 #elif PY_VERSION_HEX >= 0x030c0000
     return frame->owner == FRAME_OWNED_BY_CSTACK;
 #else
-    (void)frame;
-    return false; /* 3.11 has none */
+    return frame->owner == GB_FRAME_ON_C_STACK; /* 3.11 has only ours */
 #endif
 }
 

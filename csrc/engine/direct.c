@@ -161,15 +161,32 @@ reserve_copy(StepStack *s, PyThreadState *ts, char *low)
 
 /* ------------------------------------------------------------------- steps */
 
+static inline void
+run_step(void *portal)
+{
+    PortalObject *p = portal;
+    PyObject *result;
+    p->p_status = gb_engine_body(p, &result);
+    p->p_result = result; /* an exception stays pending */
+}
+
+static GB_NOINLINE void
+run_step_on_base_frame(PortalObject *p)
+{
+    gb_cpython_on_base_frame(PyThreadState_GetUnchecked(), run_step, p);
+}
+
 /* What runs at the top of a slice. */
 static GB_HOT gb_stack_slice *
 run_body(void *argument)
 {
     StepStack *s = argument;
-    PortalObject *p = s->portal;
-    PyObject *result;
-    p->p_status = gb_engine_body(p, &result);
-    p->p_result = result; /* an exception stays pending */
+    if (GB_UNLIKELY(s->portal->p_op == GB_OP_THROW)) {
+        run_step_on_base_frame(s->portal);
+    }
+    else {
+        run_step(s->portal);
+    }
     return &s->slice;
 }
 
@@ -529,6 +546,9 @@ direct_why_not(void)
 static int
 direct_init(gb_state *Py_UNUSED(st))
 {
+    if (gb_cpython_init_stacks() < 0) {
+        return -1;
+    }
     gb_anchor_init();
     gb_cpython_keep_spare_chunks();
     return gb_foreign_init();
