@@ -3,10 +3,12 @@
 import asyncio
 import functools
 import gc
+import sys
 import types
 
 import pytest
 
+import greenback
 from greenback import (
     async_context,
     await_,
@@ -708,3 +710,48 @@ def test_error_instead_of_generator_exit():
     with pytest.raises(KeyError):
         coro.throw(KeyError("thrown"))
     assert log == [line.replace("GeneratorExit", "KeyError") for line in ORDERLY_END]
+
+
+@pytest.mark.parametrize("resumed_at", [0, 3, 100])
+@pytest.mark.parametrize("cancelled_at", [0, 50])
+def test_await_while_handling_a_throw(cancelled_at, resumed_at):
+    """What was thrown passes coroutines that wait; they go on below another loop's frames."""
+    seen = []
+
+    async def inner():
+        try:
+            await asyncio.get_running_loop().create_future()
+        except asyncio.CancelledError:
+            await_(future)
+
+    async def main():
+        await greenback.ensure_portal()
+        await inner()
+        frame = sys._getframe()
+        while frame is not None:
+            seen.append(frame.f_code.co_name)
+            frame = frame.f_back
+        await_(asyncio.sleep(0))
+
+    def deeper(depth, fn):
+        return deeper(depth - 1, fn) if depth else fn()
+
+    def spin():
+        loop.run_until_complete(asyncio.sleep(0))
+
+    loop = asyncio.new_event_loop()
+    try:
+        future = loop.create_future()
+        task = loop.create_task(main())
+        for _ in range(3):
+            spin()
+        task.cancel()
+        deeper(cancelled_at, spin)
+        future.set_result(None)
+        for _ in range(3):
+            deeper(resumed_at, spin)
+        assert task.result() is None
+    finally:
+        loop.close()
+    if greenback.engine == "direct":  # the frames of the other one end at its worker
+        assert seen.count("deeper") == resumed_at + 1
