@@ -142,21 +142,20 @@ drive(PyObject *self, gb_op op, PyObject *argument, PyObject **result)
     }
     if (GB_LIKELY(prepared > 0)) {
         status = gb_portal_step(p, op, argument, result);
+        gb_orphans_look(st);
+        Py_DECREF(self);
+        return status;
     }
-    else if (prepared < 0) {
-        *result = NULL;
-        status = PYGEN_ERROR;
-    }
-    else if (op == GB_OP_SEND) {
-        status = native_send(self, argument, result);
-    }
-    else {
-        assert(op == GB_OP_THROW);
-        status = native_throw(st, self, argument, result);
-    }
-    gb_orphans_look(st);
+    /* It is the caller's to keep a native coroutine.  This may be a step of
+     * another portal, and the garbage collector would not see our reference
+     * while that is suspended. */
     Py_DECREF(self);
-    return status;
+    *result = NULL;
+    if (prepared < 0) {
+        return PYGEN_ERROR;
+    }
+    return op == GB_OP_SEND ? native_send(self, argument, result)
+                            : native_throw(st, self, argument, result);
 }
 
 static GB_HOT PySendResult

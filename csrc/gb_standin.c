@@ -71,6 +71,7 @@ static PySendResult
 drive(PyObject *self, gb_op op, PyObject *argument, PyObject **result)
 {
     StandInObject *s = (StandInObject *)self;
+    gb_state *st = s->s_st;
     PySendResult status;
 
     Py_INCREF(self);
@@ -85,13 +86,15 @@ drive(PyObject *self, gb_op op, PyObject *argument, PyObject **result)
     else if (s->s_portal != NULL) {
         status = gb_portal_step(s->s_portal, op, argument, result);
     }
-    else if (op == GB_OP_SEND) {
-        status = gb_drive_send(s->s_wrapped, argument, result);
+    else { /* nothing is held that the collector can't see, see gb_coroutine.c
+            */
+        PyObject *wrapped = s->s_wrapped;
+        Py_DECREF(self);
+        return op == GB_OP_SEND
+                   ? gb_drive_send(wrapped, argument, result)
+                   : gb_drive_throw(st, wrapped, argument, result);
     }
-    else {
-        status = gb_drive_throw(s->s_st, s->s_wrapped, argument, result);
-    }
-    gb_orphans_look(s->s_st);
+    gb_orphans_look(st);
     Py_DECREF(self);
     return status;
 }

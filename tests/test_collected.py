@@ -241,6 +241,15 @@ async def below_coroutines(shape, future, log):
     await outer()
 
 
+async def in_nested_portals(shape, future, log):
+    await greenback.ensure_portal()
+
+    async def inner():
+        shape(future, log)
+
+    await with_portal_run(inner)
+
+
 def drop_suspended_task(asyncio_runner, main, shape, log):
     """Drop a loop and a task of it that waits; tell whether the loop is gone."""
     patched_asyncio = getattr(asyncio_runner, "patched_asyncio", contextlib.nullcontext)
@@ -272,7 +281,7 @@ def test_as_natively(asyncio_runner):
 
 
 @collects
-@pytest.mark.parametrize("main", [in_the_task, below_coroutines])
+@pytest.mark.parametrize("main", [in_the_task, below_coroutines, in_nested_portals])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_task_whose_loop_is_gone(asyncio_runner, main, shape):
     """It is unwound with GeneratorExit, so that `finally` blocks run, and freed."""
