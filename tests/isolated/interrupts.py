@@ -97,6 +97,7 @@ def attempt(loop, at):
     """Run the program, interrupted at one instruction; tell how it ended."""
     del ENTERED[:], LEFT[:]
     interrupter = Interrupter(at)
+    sys._getframe().f_trace_opcodes = True  # 3.12.1 wants to know in advance
     sys.settrace(interrupter)
     try:
         ended = run(loop, main, loop)
