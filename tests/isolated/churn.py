@@ -4,6 +4,7 @@ usage: churn.py LOOP
 """
 
 import gc
+import os
 import sys
 
 from support import gather, pause, run
@@ -64,6 +65,8 @@ async def main(loop):
 if __name__ == "__main__":
     (loop_arg,) = sys.argv[1:]
     early_arg, late_arg = run(loop_arg, main, loop_arg)
-    # The list of what is done has grown by less than a megabyte meanwhile.
-    assert late_arg < early_arg + 8_000_000, (early_arg, late_arg)
+    # The list of what is done has grown by less than a megabyte meanwhile. The
+    # address sanitizer holds back 256 MB of freed blocks on purpose.
+    if "ASAN_OPTIONS" not in os.environ:
+        assert late_arg < early_arg + 8_000_000, (early_arg, late_arg)
     print("OK")
