@@ -3,77 +3,78 @@
 #include "gb_collector.h"
 #include "gb_drive.h"
 
-/* What the loop answered to a trap: a value, or an exception if `is_exc`. */
-typedef struct {
-    PyObject *object; /* owned */
-    bool is_exc;
-} answer;
+/* Set the exception which says why the running code, in a step of `p` (NULL:
+ * in none), can't wait. */
+static GB_NOINLINE void
+refuse_to_wait(gb_state *st, PortalObject *p)
+{
+    if (p == NULL) {
+        gb_task_raise_no_portal(st);
+    }
+    else if (p->p_forbidden != NULL) {
+        PyErr_SetObject(PyExc_RuntimeError, p->p_forbidden);
+    }
+    else {
+        PyErr_SetString(PyExc_RuntimeError,
+                        "await_() can't wait in a finalizer that the garbage "
+                        "collector runs; hand the work to a task instead");
+    }
+}
 
-/* Hand `trap` (stolen) to the loop and wait for its answer.  If that can't be
- * done, the answer is the exception which says so, and *refused is true.
+/* Hand `trap` (stolen) to the loop and wait for its answer: a value, or an
+ * exception if *is_exc.  If that can't be done, the answer is the exception
+ * which says so, and *refused is true.  A new reference.
  * Switches stacks: everything may have changed when this returns. */
-static answer
-ask_loop(gb_state *st, gb_await_frame *frame, PyObject *trap, bool *refused)
+static inline PyObject *
+ask_loop(gb_state *st, gb_await_frame *frame, PyObject *trap, bool *is_exc,
+         bool *refused)
 {
     PyThreadState *ts = PyThreadState_GetUnchecked();
     /* Looked up anew: the code that yielded the trap may have moved this
      * stack to another step than the one it began in. */
     PortalObject *p = gb_portal_here(st, ts);
     bool woken = false;
-    answer result = {NULL, true};
 
-    if (p == NULL) {
+    if (GB_UNLIKELY(p == NULL || p->p_forbidden != NULL
+                    || gb_collector_runs_here(st, ts))) {
         Py_DECREF(trap);
-        gb_task_raise_no_portal(st);
-    }
-    else if (gb_collector_runs_here(st, ts)) {
-        Py_DECREF(trap);
-        PyErr_SetString(PyExc_RuntimeError,
-                        "await_() can't wait in a finalizer that the garbage "
-                        "collector runs; hand the work to a task instead");
-    }
-    else if (GB_UNLIKELY(p->p_forbidden != NULL)) {
-        Py_DECREF(trap);
-        PyErr_SetObject(PyExc_RuntimeError, p->p_forbidden);
+        refuse_to_wait(st, p);
     }
     else {
         /* Only while waiting: this is what the task awaits. */
         p->p_awaiting = frame->iterator;
-        if (st->engine->suspend(p, trap, &woken) == 0) {
-            result.is_exc = p->p_op == GB_OP_THROW;
-            result.object = Py_NewRef(p->p_argument);
+        if (GB_LIKELY(st->engine->suspend(p, trap, &woken) == 0)) {
             p->p_awaiting = NULL;
-            return result;
+            *is_exc = p->p_op == GB_OP_THROW;
+            return Py_NewRef(p->p_argument);
         }
         if (!woken) { /* else the engine has done it */
             p->p_awaiting = NULL;
         }
     }
-    *refused = true;
-    result.object = PyErr_GetRaisedException();
-    return result;
+    *is_exc = *refused = true;
+    return PyErr_GetRaisedException();
 }
 
-/* Pass the loop's answer on, as `yield from` does.  Runs Python code. */
-static PySendResult
-pass_on(gb_state *st, PyObject *iterator, answer given, PyObject **result)
+/* Pass an exception from the loop on, as `yield from` does.  Runs Python code.
+ */
+static GB_NOINLINE PySendResult
+pass_exception_on(gb_state *st, PyObject *iterator, PyObject *given,
+                  PyObject **result)
 {
-    if (!given.is_exc) {
-        return gb_drive_send(iterator, given.object, result);
-    }
-    if (PyErr_GivenExceptionMatches(given.object, PyExc_GeneratorExit)) {
+    if (PyErr_GivenExceptionMatches(given, PyExc_GeneratorExit)) {
         *result = NULL;
         if (gb_drive_close(st, iterator) == 0) {
-            PyErr_SetRaisedException(Py_NewRef(given.object));
+            PyErr_SetRaisedException(Py_NewRef(given));
         }
         return PYGEN_ERROR;
     }
-    return gb_drive_throw(st, iterator, given.object, result);
+    return gb_drive_throw(st, iterator, given, result);
 }
 
 /* An awaitable that goes on yielding after it was told that nobody listens:
  * end it.  Sets an exception. */
-static void
+static GB_NOINLINE void
 give_up(gb_state *st, PyObject *iterator, PyObject *trap)
 {
     Py_DECREF(trap);
@@ -90,30 +91,41 @@ static inline PyObject *
 drive(gb_state *st, gb_await_frame *frame)
 {
     PyObject *result = NULL;
-    bool refused = false;
+    bool is_exc, refused = false;
     PySendResult status = gb_drive_send(frame->iterator, Py_None, &result);
     while (status == PYGEN_NEXT) {
-        answer given;
+        PyObject *given;
         if (refused) {
             give_up(st, frame->iterator, result);
             return NULL;
         }
-        given = ask_loop(st, frame, result, &refused);
-        frame->given = given.object;
-        status = pass_on(st, frame->iterator, given, &result);
+        given = ask_loop(st, frame, result, &is_exc, &refused);
+        frame->given = given;
+        status = GB_LIKELY(!is_exc)
+                     ? gb_drive_send(frame->iterator, given, &result)
+                     : pass_exception_on(st, frame->iterator, given, &result);
         frame->given = NULL;
-        Py_DECREF(given.object);
+        Py_DECREF(given);
     }
     return result;
 }
 
+/* The await_ in which that of `frame` is under way, or NULL. */
+static inline gb_await_frame *
+outer_frame(gb_await_frame *frame)
+{
+    return (gb_await_frame *)frame->call.outer; /* its first member */
+}
+
 GB_HOT PyObject *
-gb_await(gb_state *st, PyObject *awaitable, gb_call call, bool steal)
+gb_await(gb_state *st, PyObject *awaitable, PyObject *callable,
+         PyObject *const *args, Py_ssize_t count, bool steal)
 {
     PyThreadState *ts = PyThreadState_GetUnchecked();
-    PyObject *result;
-    gb_await_frame frame = {call, NULL, NULL};
+    PyObject *result = NULL;
+    gb_await_frame frame = {{callable, args, count, NULL}, NULL, NULL};
     PortalObject *p = gb_portal_here(st, ts);
+    bool noted;
 
     if (p == NULL) {
         gb_task_raise_no_portal(st);
@@ -130,15 +142,15 @@ gb_await(gb_state *st, PyObject *awaitable, gb_call call, bool steal)
     }
     /* On another stack than the step's own, the end may come when the step is
      * over; that stack is nothing that the collector can look into anyway. */
-    if (gb_cpython_is_stack(ts, p->p_stack)) {
-        gb_await_frame *outer = p->p_await_frames;
-        frame.call.outer = outer == NULL ? NULL : &outer->call;
+    noted = gb_cpython_is_stack(ts, p->p_stack);
+    if (noted) {
+        frame.call.outer
+            = p->p_await_frames == NULL ? NULL : &p->p_await_frames->call;
         p->p_await_frames = &frame;
-        result = drive(st, &frame);
-        p->p_await_frames = outer;
     }
-    else {
-        result = drive(st, &frame);
+    result = drive(st, &frame);
+    if (noted) {
+        p->p_await_frames = outer_frame(&frame);
     }
     Py_DECREF(frame.iterator);
     return result;

@@ -153,25 +153,34 @@ link_at(gb_frame_links *links, int i)
     return links->more != NULL ? &links->more[i] : &links->few[i];
 }
 
+/* Room for more of them.  0, or -1 with an exception. */
+static GB_NOINLINE int
+grow_links(gb_frame_links *links)
+{
+    int capacity = 4 * links->count;
+    gb_frame_link *more
+        = PyMem_Realloc(links->more, (size_t)capacity * sizeof(gb_frame_link));
+    if (more == NULL) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    if (links->more == NULL) {
+        memcpy(more, links->few, sizeof(links->few));
+    }
+    links->more = more;
+    links->capacity = capacity;
+    return 0;
+}
+
 /* 0, or -1 with an exception. */
 static int
 add_link(gb_frame_links *links, _PyInterpreterFrame *frame,
          _PyInterpreterFrame *caller)
 {
     const int few = (int)Py_ARRAY_LENGTH(links->few);
-    if (links->count >= (links->more != NULL ? links->capacity : few)) {
-        int capacity = 4 * links->count;
-        gb_frame_link *more = PyMem_Realloc(
-            links->more, (size_t)capacity * sizeof(gb_frame_link));
-        if (more == NULL) {
-            PyErr_NoMemory();
-            return -1;
-        }
-        if (links->more == NULL) {
-            memcpy(more, links->few, sizeof(links->few));
-        }
-        links->more = more;
-        links->capacity = capacity;
+    if (links->count >= (links->more != NULL ? links->capacity : few)
+        && grow_links(links) < 0) {
+        return -1;
     }
     *link_at(links, links->count++) = (gb_frame_link){frame, caller};
     return 0;
@@ -187,11 +196,9 @@ restore_links(gb_frame_links *links)
     }
 }
 
-/* Cut the frames from s->step.frame on from those of the loop, and take the
- * entry frames out of their chain: both are on C stacks.  0, or -1 with an
- * exception, and nothing has changed. */
-static int
-cut_frames(gb_cpython_stack *s)
+/* See cut_frames. */
+static GB_NOINLINE int
+cut_entry_frames(gb_cpython_stack *s)
 {
     _PyInterpreterFrame *frame = NULL, *caller = s->step.frame;
     _PyInterpreterFrame *loop = s->loop.frame, *bottom = NULL;
@@ -231,6 +238,28 @@ cut_frames(gb_cpython_stack *s)
         frame->previous = NULL;
     }
     s->bottom = bottom;
+    return 0;
+}
+
+/* Cut the frames from s->step.frame on from those of the loop, and take the
+ * entry frames out of their chain: both are on C stacks.  0, or -1 with an
+ * exception, and nothing has changed. */
+static inline int
+cut_frames(gb_cpython_stack *s)
+{
+    _PyInterpreterFrame *frame = s->step.frame, *last = NULL;
+    while (frame != s->loop.frame) {
+        if (frame == NULL || gb_internal_is_entry_frame(frame)) {
+            return cut_entry_frames(s);
+        }
+        last = frame;
+        frame = frame->previous;
+    }
+    s->top = last == NULL ? NULL : s->step.frame;
+    s->bottom = last;
+    if (last != NULL) {
+        last->previous = NULL;
+    }
     return 0;
 }
 
@@ -291,7 +320,7 @@ gb_cpython_leave_stack(PyThreadState *ts, gb_cpython_stack *s,
 
 /* While a part of the loop's stack is moved aside, let the loop's frames have
  * no links into it. */
-static int
+static GB_NOINLINE int
 bridge_frames(gb_cpython_stack *s, char *low, char *high,
               _PyInterpreterFrame **innermost)
 {

@@ -28,15 +28,13 @@ call_await(PyObject *self, PyObject *const *args, size_t nargsf,
     Py_ssize_t nkw = kwnames == NULL ? 0 : PyTuple_GET_SIZE(kwnames);
     PyObject *misfit;
 
-    gb_call call = {self, args, 1, NULL};
-
     if (GB_LIKELY(nargs == 1 && nkw == 0)) {
-        return gb_await(f->f_st, args[0], call, false);
+        return gb_await(f->f_st, args[0], self, args, 1, false);
     }
     if (nargs == 0 && nkw == 1
         && PyUnicode_Compare(PyTuple_GET_ITEM(kwnames, 0), f->f_st->str_aw)
                == 0) {
-        return gb_await(f->f_st, args[0], call, false);
+        return gb_await(f->f_st, args[0], self, args, 1, false);
     }
     /* The Python function has the same signature: let it complain. */
     misfit = PyObject_Vectorcall(f->f_wrapped, args, nargsf, kwnames);
@@ -80,12 +78,15 @@ call_autoawait(PyObject *self, PyObject *const *args, size_t nargsf,
 {
     FunctionObject *f = (FunctionObject *)self;
     gb_state *st = f->f_st; /* `self` may die while we wait */
-    gb_call call = {self, args, PyVectorcall_NARGS(nargsf), NULL};
+    PyObject *awaitable
+        = PyObject_Vectorcall(f->f_wrapped, args, nargsf, kwnames);
+    Py_ssize_t count = PyVectorcall_NARGS(nargsf);
     if (kwnames != NULL) {
-        call.count += PyTuple_GET_SIZE(kwnames);
+        count += PyTuple_GET_SIZE(kwnames);
     }
-    return gb_await_result(
-        st, PyObject_Vectorcall(f->f_wrapped, args, nargsf, kwnames), call);
+    return awaitable == NULL
+               ? NULL
+               : gb_await(st, awaitable, self, args, count, true);
 }
 
 /* -------------------------------------------------------------------- type */

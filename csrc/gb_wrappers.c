@@ -81,7 +81,7 @@ done:
     Py_XDECREF(aexit);
     Py_DECREF(manager);
     /* Nothing is held while we wait that the garbage collector can't see. */
-    return gb_await_result(st, awaitable, GB_NO_CALL);
+    return gb_await_result(st, awaitable);
 }
 
 static PyObject *
@@ -111,7 +111,7 @@ context_exit(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
     awaitable = PyObject_Vectorcall(aexit, full, 4, NULL);
     Py_DECREF(manager);
     Py_DECREF(aexit);
-    return gb_await_result(st, awaitable, GB_NO_CALL);
+    return gb_await_result(st, awaitable);
 }
 
 static int
@@ -339,7 +339,7 @@ raise_stop_iteration(void)
 static PyObject *
 await_item(gb_state *st, PyObject *awaitable)
 {
-    PyObject *result = gb_await_result(st, awaitable, GB_NO_CALL);
+    PyObject *result = gb_await_result(st, awaitable);
     if (result == NULL && PyErr_ExceptionMatches(PyExc_StopAsyncIteration)) {
         raise_stop_iteration();
     }
