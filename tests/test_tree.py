@@ -1,8 +1,10 @@
-"""Portals for a task and those it starts (Trio only)."""
+"""Portals for a task and those it starts, on Trio."""
 
+import asyncio
 import inspect
 
 import pytest
+import sniffio
 
 import greenback
 from greenback import (
@@ -493,31 +495,55 @@ async def must_not_run():
     raise AssertionError
 
 
-def check_refusal_in_sync_code():
-    with pytest.raises(RuntimeError, match="only supported when running under Trio"):
+async def check_refusal():
+    match = "only supported when running under asyncio or Trio"
+    with pytest.raises(RuntimeError, match=match):
         with portals_for_children():
             raise AssertionError
-
-
-async def check_refusal():
-    check_refusal_in_sync_code()
-    with pytest.raises(RuntimeError, match="only supported when running under Trio"):
+    with pytest.raises(RuntimeError, match=match):
         async with portals_for_tree():
             raise AssertionError
-    with pytest.raises(RuntimeError, match="only supported when running under Trio"):
+    with pytest.raises(RuntimeError, match=match):
         await with_portal_run_tree(must_not_run)
 
 
-def test_refused_on_asyncio(asyncio_runner):
-    async def main():
-        await check_refusal()
-        await ensure_portal()
-        await check_refusal()
-
-    asyncio_runner.run(main)
-
-
 def test_refused_without_a_loop():
-    check_refusal_in_sync_code()
     with pytest.raises(StopIteration):
         check_refusal().send(None)
+
+
+def test_refused_by_other_libraries():
+    async def main():
+        token = sniffio.current_async_library_cvar.set("other")
+        try:
+            await check_refusal()
+        finally:
+            sniffio.current_async_library_cvar.reset(token)
+
+    with pytest.raises(StopIteration):
+        main().send(None)
+
+
+def test_the_innermost_loop_counts(family):
+    """Trio in a task of asyncio, and the other way round."""
+
+    async def trio_main():
+        with portals_for_children():
+            await family.start("trio")
+        assert everybody(family.take())
+
+    async def asyncio_main():
+        async def task():
+            return has_portal()
+
+        with portals_for_children():
+            assert await asyncio.create_task(task())
+            trio.run(trio_main)
+            assert await asyncio.create_task(task())
+
+    async def outer():
+        with portals_for_children():
+            await trio.to_thread.run_sync(asyncio.run, asyncio_main())
+
+    asyncio.run(asyncio_main())
+    trio.run(outer)

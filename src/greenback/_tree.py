@@ -1,13 +1,12 @@
-"""Portals for a task and those that it starts. Trio only."""
+"""Portals for a task and those that it starts; this file knows what that means on Trio."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from . import _core
+from . import _core, _tree_asyncio
 from ._impl import with_portal_run
 
 if TYPE_CHECKING:
@@ -76,32 +75,48 @@ class AutoPortalInstrument(Instrument):
         self.tasks.pop(task, None)
 
 
-def _current_trio_task() -> trio.lowlevel.Task:
-    trio_module = sys.modules.get("trio")
+def _current_task() -> tuple[str, Any]:
+    """The name of the library that runs the current task, and the task."""
     try:
-        if trio_module is None:
-            raise RuntimeError("Trio has not been imported")
-        task: trio.lowlevel.Task = trio_module.lowlevel.current_task()
-        return task
-    except RuntimeError:
+        return _core.current_task()
+    except RuntimeError:  # no library runs, or another one, or no task
         raise RuntimeError(
-            "This function is only supported when running under Trio"
+            "This function is only supported when running under asyncio or Trio, "
+            "in a task"
         ) from None
 
 
 @contextmanager
 def portals_for_children() -> Iterator[None]:
-    """Give a portal to each task that is started in a nursery opened in this context.
+    """Give a portal to each task that is started in this context.
 
-    The children's children get one, too. The task that enters the context
-    gets none, which is why this need not be asynchronous.
+    On Trio these are the tasks in nurseries that are opened in the context, and
+    in theirs in turn. On asyncio they are the tasks that the current loop makes
+    for code whose :mod:`contextvars` context is this one, or was copied from it
+    while this was active, and for tasks made so in turn. A task that is made
+    by calling :class:`asyncio.Task`, past ``loop.create_task()``, gets none.
+
+    The task that enters the context gets no portal, which is why this need not
+    be asynchronous. The tasks keep theirs when the context ends; what they
+    start afterwards gets none.
 
     Raises
     ------
     RuntimeError
-        If this is not a Trio task.
+        If this is not a task of asyncio or Trio, or if ``create_task()`` of the
+        asyncio loop can't be replaced.
     """
-    task = _current_trio_task()
+    library, task = _current_task()
+    if library == "asyncio":
+        with _tree_asyncio.portals_for_children(task):
+            yield
+    else:
+        with _portals_for_children_trio(task):
+            yield
+
+
+@contextmanager
+def _portals_for_children_trio(task: trio.lowlevel.Task) -> Iterator[None]:
     holder = _instrument_of_run()
     instrument = holder.get()
     if instrument is not None and task in instrument.tasks:
@@ -128,20 +143,32 @@ def portals_for_children() -> Iterator[None]:
 
 @asynccontextmanager
 async def portals_for_tree() -> AsyncIterator[None]:
-    """Give a portal to this task and to each that is started in a nursery opened in this context.
+    """Give a portal to this task and to each that is started in this context.
 
-    Entering and leaving are points where other tasks run, but not where this
-    task can be cancelled.
+    Which tasks these are, :func:`portals_for_children` tells. Entering and
+    leaving are points where other tasks run, but not where this task can be
+    cancelled.
 
     Raises
     ------
     RuntimeError
-        If this is not a Trio task.
+        If this is not a task of asyncio or Trio, or if ``create_task()`` of the
+        asyncio loop can't be replaced.
     """
-    with portals_for_children():
+    library, task = _current_task()
+    if library == "asyncio":
+        async with _tree_asyncio.portals_for_tree(task):
+            yield
+    else:
+        async with _portals_for_tree_trio(task):
+            yield
+
+
+@asynccontextmanager
+async def _portals_for_tree_trio(task: trio.lowlevel.Task) -> AsyncIterator[None]:
+    with _portals_for_children_trio(task):
         import trio
 
-        task = trio.lowlevel.current_task()
         had_portal = _core.has_portal()
         if not had_portal:
             _core.bestow_portal(task)
@@ -159,10 +186,10 @@ async def with_portal_run_tree(
 ) -> T:
     """Await ``async_fn(*args, **kwds)`` with portals for it and for the tasks that it starts.
 
-    These are the tasks in nurseries that ``async_fn`` opens, and in theirs in
-    turn. There is no schedule point but those in ``async_fn``. To give every
-    task of a run a portal but the system tasks, say
-    ``trio.run(with_portal_run_tree, main)``.
+    Which tasks these are, :func:`portals_for_children` tells. There is no
+    schedule point but those in ``async_fn``. To give every task of a run a
+    portal, say ``asyncio.run(with_portal_run_tree(main))`` or
+    ``trio.run(with_portal_run_tree, main)``; Trio's system tasks get none.
 
     Parameters
     ----------
@@ -179,7 +206,8 @@ async def with_portal_run_tree(
     Raises
     ------
     RuntimeError
-        If this is not a Trio task.
+        If this is not a task of asyncio or Trio, or if ``create_task()`` of the
+        asyncio loop can't be replaced.
     """
     with portals_for_children():
         return await with_portal_run(async_fn, *args, **kwds)
