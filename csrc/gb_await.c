@@ -128,17 +128,17 @@ gb_await(gb_state *st, PyObject *awaitable, PyObject *callable,
     bool noted;
 
     if (p == NULL) {
-        gb_task_raise_no_portal(st);
-        gb_drive_discard(st, awaitable);
+        result = gb_task_await_without_portal(st, awaitable);
     }
     else {
+        result = NULL;
         frame.iterator = gb_drive_iterator(st, awaitable);
     }
     if (steal) {
         Py_DECREF(awaitable);
     }
     if (frame.iterator == NULL) {
-        return NULL;
+        return result;
     }
     /* On another stack than the step's own, the end may come when the step is
      * over; that stack is nothing that the collector can look into anyway. */

@@ -1,5 +1,32 @@
 #include "gb_task.h"
 
+#include "gb_drive.h"
+
+/* Whether greenback._threads has to be asked: no loop of ours runs here, and
+ * the interpreter is not about to end.  1 or 0, or -1 with an exception. */
+static int
+is_for_threads(gb_state *st)
+{
+    return Py_IsFinalizing() ? 0 : gb_loop_is_unknown(st);
+}
+
+/* Call a function of greenback._threads, which knows what can be done in
+ * threads where no loop of ours runs.  A new reference, or NULL with an
+ * exception.  Runs Python code. */
+static PyObject *
+ask_threads(const char *function, PyObject *arg)
+{
+    PyObject *result = NULL;
+    PyObject *module = PyImport_ImportModule("greenback._threads");
+    if (module != NULL) {
+        /* without an argument if it is NULL */
+        result = PyObject_CallMethod(module, function,
+                                     arg == NULL ? NULL : "(O)", arg);
+        Py_DECREF(module);
+    }
+    return result;
+}
+
 /* The portal on the coroutine that `task` is made of: the one that bestowing
  * puts there, not one further in.  Borrowed from *coroutine, a new reference
  * (None if the task has none any more).  NULL with or without an exception;
@@ -141,6 +168,22 @@ portal_in_await_chain(gb_state *st, PyObject *coroutine)
     return found;
 }
 
+/* Whether await_ works here since this is a thread that works for a loop in
+ * another one.  1 or 0, or -1 with an exception. */
+static int
+works_in_thread(gb_state *st)
+{
+    PyObject *answer;
+    int works = is_for_threads(st);
+    if (works <= 0) {
+        return works;
+    }
+    answer = ask_threads("await_works", NULL);
+    works = answer == NULL ? -1 : answer == Py_True;
+    Py_XDECREF(answer);
+    return works;
+}
+
 int
 gb_task_has_portal(gb_state *st, PyObject *task)
 {
@@ -154,7 +197,7 @@ gb_task_has_portal(gb_state *st, PyObject *task)
         return -1;
     }
     if (task == NULL) {
-        return here;
+        return here ? 1 : works_in_thread(st);
     }
     current = gb_loop_current_task(st, NULL);
     if (current == NULL && PyErr_Occurred()) {
@@ -219,6 +262,36 @@ gb_task_raise_no_portal(gb_state *st)
     Py_DECREF(coroutine);
 }
 
+/* Whether there is recursion depth left for what greenback._threads and the
+ * loops do for a thread: after an error half-way, a loop may not know what to
+ * do, or a thread may wait for ever. */
+static bool
+has_room_for_threads(void)
+{
+    return gb_cpython_recursion_budget(PyThreadState_Get()).python >= 100;
+}
+
+PyObject *
+gb_task_await_without_portal(gb_state *st, PyObject *awaitable)
+{
+    if (!PyErr_Occurred()) {
+        int is_for_them = is_for_threads(st);
+        if (is_for_them == 0) {
+            gb_task_raise_no_portal(st);
+        }
+        else if (is_for_them > 0 && !has_room_for_threads()) {
+            PyErr_SetString(PyExc_RecursionError,
+                            "maximum recursion depth exceeded while await_() "
+                            "was looking for an event loop");
+        }
+        else if (is_for_them > 0) {
+            return ask_threads("await_from_thread", awaitable);
+        }
+    }
+    gb_drive_discard(st, awaitable);
+    return NULL;
+}
+
 /* ------------------------------------------------------- module functions */
 
 static PyObject *
@@ -266,7 +339,13 @@ task_bestow_current(PyObject *module, PyObject *Py_UNUSED(ignored))
     gb_state *st = gb_state_of_module(module);
     const gb_loop *loop = NULL;
     PyObject *name = NULL;
-    PyObject *task = gb_loop_require_current_task(st, &loop);
+    PyObject *task = gb_loop_current_task(st, &loop);
+    if (task == NULL && !PyErr_Occurred() && is_for_threads(st) > 0) {
+        return ask_threads("refuse_portal", NULL);
+    }
+    if (task == NULL && !PyErr_Occurred()) {
+        task = gb_loop_require_current_task(st, &loop);
+    }
     if (task == NULL) {
         return NULL;
     }
@@ -317,7 +396,8 @@ PyDoc_STRVAR(has_portal_doc,
 "Returns\n"
 "-------\n"
 "bool\n"
-"    False also where no event loop or no task is running.");
+"    True also in a worker thread of asyncio, Trio or AnyIO, in which await_()\n"
+"    works; False where no event loop or no task is running.");
 
 PyDoc_STRVAR(remove_portal_doc,
 "remove_portal($module, task, /)\n"

@@ -21,6 +21,12 @@ int gb_task_has_portal(gb_state *st, PyObject *task);
  * exception of the look-up stays. */
 void gb_task_raise_no_portal(gb_state *st);
 
+/* What await_ does where gb_portal_here has found nothing: await in the loop
+ * that this thread works for, which blocks the thread, or raise.  A new
+ * reference, or NULL with an exception; an exception of the look-up stays.
+ * Runs Python code. */
+PyObject *gb_task_await_without_portal(gb_state *st, PyObject *awaitable);
+
 extern PyMethodDef gb_task_methods[];
 
 #endif
