@@ -6,6 +6,7 @@ import importlib.util
 import os
 import py_compile
 import re
+import select
 import signal
 import subprocess
 import sys
@@ -251,7 +252,7 @@ def test_code_of_parent_package_can_await(run, write):
 
 
 @pytest.mark.parametrize("loop", ALL_LOOPS)
-@pytest.mark.parametrize("form", ["--loop {}", "--loop={}"])
+@pytest.mark.parametrize("form", ["--loop {}", "--loop={}", "-l {}", "-l{}"])
 def test_chosen_loop_runs(run, loop, form):
     code = """
 import sys
@@ -363,10 +364,10 @@ def test_version(run, option):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "a SCRIPT, -m MODULE or -c CODE is required"),
-        (["--loop", "trio"], "a SCRIPT, -m MODULE or -c CODE is required"),
         (["--loop", "curio", "-c", "0"], "invalid choice: 'curio'"),
+        (["-l", "curio"], "invalid choice: 'curio'"),
         (["--loop"], "expected one argument"),
+        (["-l"], "expected one argument"),
         (["--lo", "trio", "-c", "0"], "unrecognized arguments: --lo"),
         (["--nonsense", "x.py"], "unrecognized arguments: --nonsense"),
         (["-c"], "argument expected for the -c option"),
@@ -892,6 +893,40 @@ else:
     stdout, stderr = interrupt(process)
     assert stdout == "caught None\n0\n"
     assert (stderr, process.returncode) == ("", 0)
+
+
+@pytest.mark.skipif(
+    not hasattr(select, "epoll"), reason="asyncio has no selector of this kind here"
+)
+def test_interrupt_just_before_the_loop_waits(start, write):
+    """It ends the wait, although no system call is there yet to be interrupted."""
+    write(
+        "script.py",
+        PRELUDE
+        + """
+import ctypes, functools, operator, signal
+send_sigint = functools.partial(ctypes.PyDLL(None)["raise"], signal.SIGINT)
+class Poll:
+    def __init__(self, epoll): self.epoll = epoll
+    def __getattr__(self, name): return getattr(self.epoll, name)
+    def poll(self, timeout, *arguments):
+        if timeout not in (None, -1):
+            return self.epoll.poll(timeout, *arguments)
+        selector._selector = self.epoll
+        # In one call of a C function, in which Python calls no handler.
+        poll = functools.partial(self.epoll.poll, timeout, *arguments)
+        return list(map(operator.call, [send_sigint, poll]))[1]
+selector = library.get_running_loop()._selector
+selector._selector = Poll(selector._selector)
+say("ready")
+try:
+    await_(library.get_running_loop().create_future())
+except KeyboardInterrupt:
+    say("interrupted")
+""",
+    )
+    process = start("-m", "greenback", "script.py")
+    assert process.communicate(timeout=TIMEOUT) == ("interrupted\n", "")
 
 
 @pytest.mark.parametrize("loop", ALL_LOOPS)

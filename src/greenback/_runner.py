@@ -4,7 +4,8 @@ The program sees what it would see under plain ``python``: its own
 ``__main__``, ``sys.argv`` and ``sys.path[0]``. What it raises leaves
 :func:`main` as it is, so that the interpreter itself prints the traceback
 and chooses the exit code; only frames that are not the program's are
-taken out of the traceback first.
+taken out of the traceback first. Without a program there is a prompt: that
+is done in ``_repl``.
 
 Exit codes of its own: 2 for a wrong command line or a script that cannot be
 opened; 1 for a module or a loop that is not installed.
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import builtins
+import contextlib
 import importlib.machinery
 import io
 import linecache
@@ -21,12 +23,13 @@ import os
 import pkgutil
 import runpy
 import signal
+import socket
 import sys
 import textwrap
 import types
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Callable, Coroutine, Generator, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NoReturn
 
 from greenback import __version__, with_portal_run_sync
 
@@ -36,14 +39,15 @@ if TYPE_CHECKING:
 LOOPS = ("asyncio", "uvloop", "trio")
 
 USAGE = """\
-%(prog)s [--loop {asyncio,uvloop,trio}] SCRIPT [ARG ...]
+%(prog)s [--loop {asyncio,uvloop,trio}] [SCRIPT [ARG ...]]
        %(prog)s [--loop {asyncio,uvloop,trio}] -m MODULE [ARG ...]
        %(prog)s [--loop {asyncio,uvloop,trio}] -c CODE [ARG ...]"""
 
 DESCRIPTION = """\
 Run a Python program inside an event loop, so that its plain synchronous code,
 from the top level down, can call greenback.await_(). SCRIPT is a file, a
-directory or zip file with a __main__.py, or - for standard input."""
+directory or zip file with a __main__.py, or - for standard input. Without a
+program there is an interactive prompt, where await works as well."""
 
 EPILOG = """\
 The exit code is the one that python would give for the program. It is 2 for a
@@ -62,7 +66,7 @@ class Command:
     """What the command line asks for."""
 
     loop: str
-    kind: Literal["script", "module", "code"]
+    kind: Literal["script", "module", "code", "prompt"]
     target: str
     arguments: list[str]
 
@@ -77,7 +81,7 @@ def parse_command_line(arguments: list[str]) -> Command:
     options, rest = _split_at_program(arguments)
     loop = parser.parse_args(options).loop
     if not rest:
-        parser.error("a SCRIPT, -m MODULE or -c CODE is required")
+        return Command(loop, "prompt", "", [])
     first = rest[0]
     if first == "--":
         rest = rest[1:]
@@ -104,6 +108,7 @@ def _make_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
+        "-l",
         "--loop",
         choices=LOOPS,
         default="asyncio",
@@ -127,7 +132,7 @@ def _split_at_program(arguments: list[str]) -> tuple[list[str], list[str]]:
         )
         if starts_program:
             break
-        position += 2 if argument == "--loop" else 1
+        position += 2 if argument in ("-l", "--loop") else 1
     return arguments[:position], arguments[position:]
 
 
@@ -137,6 +142,9 @@ class Program:
     ``error`` is what it raised, or None; ``traceback`` the part of the
     error's traceback that starts in the program's own code.
     """
+
+    # While this runs, KeyboardInterrupt may be raised anywhere.
+    interruptible: ClassVar[types.CodeType]
 
     def __init__(self, command: Command) -> None:
         self.command = command
@@ -238,6 +246,9 @@ class Program:
         # Without safe_path the first entry is the one python -m put there.
         if path_entry is not None and not sys.flags.safe_path:
             sys.path[0] = path_entry
+
+
+Program.interruptible = Program.run.__code__
 
 
 class _NotRunnableError(Exception):
@@ -368,8 +379,9 @@ class AsyncioMain:
             if takes_sigint:
                 signal.signal(signal.SIGINT, on_sigint)
             try:
-                while not self.task.done():
-                    self._run_loop()
+                with _signals_wake(self.loop):
+                    while not self.task.done():
+                        self._run_loop()
             finally:
                 if signal.getsignal(signal.SIGINT) is on_sigint:
                     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -382,9 +394,13 @@ class AsyncioMain:
             # A program that does not react to the first is given up.
             if self.task.done() or self.pending is not None:
                 raise
-            escaped.__traceback__ = _without_leading_loop_frames(escaped.__traceback__)
-            self.pending = _as_cancellation(escaped)
-            self.task.cancel()
+            self._pass_on(escaped)
+
+    def _pass_on(self, escaped: BaseException) -> None:
+        """Have the program see what has escaped from the loop."""
+        escaped.__traceback__ = _without_leading_loop_frames(escaped.__traceback__)
+        self.pending = _as_cancellation(escaped)
+        self.task.cancel()
 
     async def _main(self) -> None:
         await self._deliver(with_portal_run_sync(self.program.run))
@@ -424,13 +440,33 @@ class AsyncioMain:
         if (
             self.task.done()
             or self.pending is not None
-            or _is_called_by(frame, Program.run.__code__)
+            or _is_called_by(frame, self.program.interruptible)
         ):
             raise KeyboardInterrupt
         self.pending = _as_cancellation(KeyboardInterrupt())
         self.task.cancel()
         # Wakes a loop that waits for events.
         self.loop.call_soon_threadsafe(_do_nothing)
+
+
+@contextlib.contextmanager
+def _signals_wake(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
+    """Have a signal wake the loop even if it comes just before the loop waits.
+
+    asyncio itself does so only once it has been given a handler of its own.
+    """
+    receiver, sender = socket.socketpair()
+    with receiver, sender:
+        sender.setblocking(False)
+        loop.add_reader(receiver, receiver.recv, 4096)
+        before = signal.set_wakeup_fd(sender.fileno(), warn_on_full_buffer=False)
+        try:
+            yield
+        finally:
+            current = signal.set_wakeup_fd(before)
+            if current != sender.fileno():
+                signal.set_wakeup_fd(current)  # the program's
+            loop.remove_reader(receiver)
 
 
 # Exception types made by _as_cancellation.
@@ -530,11 +566,19 @@ def _check_installed(loop: str) -> None:
         )
 
 
+def _prepare(command: Command) -> tuple[Program, Callable[[Program], None]]:
+    if command.kind == "prompt":
+        from greenback import _repl
+
+        return _repl.Interpreter(command), _repl.RUNNERS[command.loop]
+    return Program(command), _RUNNERS[command.loop]
+
+
 def _run_in_loop(command: Command) -> tuple[Any, types.TracebackType | None]:
     """Run the program; return what is to be raised, and its traceback."""
-    program = Program(command)
+    program, run = _prepare(command)
     try:
-        _RUNNERS[command.loop](program)
+        run(program)
     except BaseException as error:
         # An interrupted program that was given up may still have told
         # where it was while its task was cancelled.
