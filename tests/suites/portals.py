@@ -5,6 +5,7 @@ Called with the name of a suite's loop before any of its tests is imported.
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import greenback
@@ -36,6 +37,9 @@ def in_asyncio() -> None:
         tasks._CTask = with_portals(c_task)  # type: ignore[attr-defined]
     chosen = tasks._CTask if same else python_task  # type: ignore[attr-defined]
     tasks.Task = asyncio.Task = chosen  # type: ignore[misc]
+    if sys.version_info >= (3, 12):  # it has been made of the original class
+        factory = asyncio.create_eager_task_factory(chosen)
+        tasks.eager_task_factory = asyncio.eager_task_factory = factory
 
 
 def in_trio() -> None:

@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """Run test suites that other people wrote with a portal in every task.
 
-``run.py [--native] [SUITE ...]``; suites are ``asyncio`` (CPython's test.test_asyncio) and ``trio``
-(the tests that Trio installs). What fails is run again in the same harness without portals, and
+``run.py [--native] [SUITE ...]``; suites are ``asyncio`` (CPython's test.test_asyncio), ``trio``
+(the tests that Trio installs), ``anyio`` and ``uvloop`` (the tests in the source distribution of
+the version that is installed, which pip fetches into .venvs). What fails is run again in the same harness without portals, and
 what passes there twice more with portals, to tell it from what fails now and then. The rest must
 stand in known.toml, under the engine in force. With ``--native`` the whole suite is run without
 portals first. Prints the figures; the exit code is 1 if something else failed, or if something in
@@ -12,11 +13,13 @@ known.toml does not fail any more.
 from __future__ import annotations
 
 import argparse
+import importlib.metadata
 import importlib.util
 import json
 import os
 import subprocess
 import sys
+import tarfile
 import tempfile
 import tomllib
 import xml.etree.ElementTree as ET
@@ -27,6 +30,7 @@ from pathlib import Path
 import greenback
 
 HERE = Path(__file__).resolve().parent
+ARCHIVES = HERE.parents[1] / ".venvs" / "sdists"
 TIMEOUT = 1200  # seconds, for a whole suite
 REPEATS = 2
 
@@ -37,7 +41,11 @@ class SuiteError(Exception):
     """A suite could not be run."""
 
 
-def run_script(command: list[str], output: Path) -> None:
+class MissingError(Exception):
+    """A suite is not to be had here."""
+
+
+def run_script(command: list[str], output: Path, cwd: Path | None = None) -> None:
     """Run one of our scripts; SuiteError if it has left no ``output``."""
     path = os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])
     environment = {**os.environ, "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"}
@@ -45,7 +53,7 @@ def run_script(command: list[str], output: Path) -> None:
         try:
             run = subprocess.run(
                 [sys.executable, *command],
-                cwd=folder,
+                cwd=cwd or folder,
                 env=environment,
                 capture_output=True,
                 text=True,
@@ -88,10 +96,72 @@ def run_trio(with_portals: bool, only: list[str], output: Path) -> Ends:
     return ends
 
 
+def fetch(package: str) -> Path:
+    """Have pip fetch the source distribution of what is installed, if it has not yet."""
+    version = importlib.metadata.version(package)
+    archive = ARCHIVES / f"{package}-{version}.tar.gz"
+    if not archive.exists():
+        command = [sys.executable, "-m", "pip", "--quiet", "download", "--no-deps"]
+        command += ["--no-binary", package, "--dest", str(ARCHIVES)]
+        run = subprocess.run(
+            [*command, f"{package}=={version}"],
+            capture_output=True,
+            text=True,
+            errors="replace",
+        )
+        if not archive.exists():
+            raise MissingError(f"pip can't fetch {archive.name}: {run.stderr[-500:]}")
+    return archive
+
+
+def run_sdist(
+    package: str, options: list[str], with_portals: bool, only: list[str], output: Path
+) -> Ends:
+    """Run the tests in a package's source distribution on the installed package."""
+    with tempfile.TemporaryDirectory() as folder:
+        with tarfile.open(fetch(package)) as archive:
+            # Not the package itself, which would be imported instead of the installed one.
+            parts = {member: Path(member.name).parts for member in archive}
+            wanted = [
+                member
+                for member, (_, *path) in parts.items()
+                if path[:1] == ["tests"] or path == ["pyproject.toml"]
+            ]
+            archive.extractall(folder, wanted, filter="data")
+        (top,) = Path(folder).iterdir()
+        if not (top / "tests").is_dir():
+            raise MissingError(f"the source distribution of {package} has no tests")
+        command = [str(HERE / "run_pytest.py"), str(output)]
+        command += ["--portals"] * with_portals
+        command += ["-q", "-p", "no:cacheprovider", *options]
+        run_script([*command, *(only or ["tests"])], output, top)
+    ends: Ends = json.loads(output.read_text())
+    return ends
+
+
+def run_anyio(with_portals: bool, only: list[str], output: Path) -> Ends:
+    options = ["-m", "not network"]
+    # They have three seconds for a pytest of their own, in which no task has a portal.
+    for name in (
+        "test_keyboardinterrupt_during_test",
+        "test_dynamic_async_fixture_access_does_not_hang",
+    ):
+        options += ["--deselect", f"tests/test_pytest_plugin.py::{name}"]
+    return run_sdist("anyio", options, with_portals, only, output)
+
+
+def run_uvloop(with_portals: bool, only: list[str], output: Path) -> Ends:
+    # for the whole source tree: how that is written
+    options = ["--ignore", "tests/test_sourcecode.py"]
+    return run_sdist("uvloop", options, with_portals, only, output)
+
+
 Runner = Callable[[bool, list[str], Path], Ends]
 SUITES: dict[str, tuple[str, Runner]] = {
     "asyncio": ("test.test_asyncio", run_asyncio),
     "trio": ("trio._tests", run_trio),
+    "anyio": ("anyio", run_anyio),
+    "uvloop": ("uvloop", run_uvloop),
 }
 
 
@@ -154,6 +224,8 @@ def main() -> int:
         tests = known.get(str(greenback.engine), {}).get(suite, {})
         try:
             as_should_be &= check(suite, tests, args.native)
+        except MissingError as exc:
+            print(f"!!!!!!!! {suite}: {exc}, NOT RUN")
         except SuiteError as exc:
             print(f"{suite}: {exc}")
             as_should_be = False
