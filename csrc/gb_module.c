@@ -1,6 +1,7 @@
 /* The extension module: knows all types, has no logic. */
 #include "gb_await.h"
 #include "gb_collector.h"
+#include "gb_factory.h"
 #include "gb_function.h"
 #include "gb_guard.h"
 #include "gb_orphans.h"
@@ -294,13 +295,15 @@ module_exec(PyObject *module)
     if (gb_portal_add_types(module, st) < 0
         || gb_coroutine_add_types(module, st) < 0
         || gb_function_add_types(module, st) < 0
+        || gb_factory_add_types(module, st) < 0
         || gb_guard_add_types(module, st) < 0
         || gb_wrappers_add_types(module, st) < 0
         || gb_collector_watch(module, st, gb_orphans_reap) < 0) {
         return -1;
     }
     if (PyModule_AddFunctions(module, gb_task_methods) < 0
-        || PyModule_AddFunctions(module, gb_function_methods) < 0) {
+        || PyModule_AddFunctions(module, gb_function_methods) < 0
+        || PyModule_AddFunctions(module, gb_factory_methods) < 0) {
         return -1;
     }
     if (PyModule_AddObjectRef(module, "engine_reason", st->engine_reason)

@@ -34,9 +34,9 @@ LAYERS = [
     ["engine/greenlet", "engine/direct"],
     ["gb_standin"],
     ["gb_coroutine"],
-    ["gb_task"],
+    ["gb_task", "gb_tree"],
     ["gb_await"],
-    ["gb_function", "gb_guard", "gb_wrappers"],
+    ["gb_factory", "gb_function", "gb_guard", "gb_wrappers"],
     ["gb_module"],
 ]
 LAYER_OF = {unit: depth for depth, units in enumerate(LAYERS) for unit in units}

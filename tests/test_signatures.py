@@ -31,6 +31,13 @@ SIGNATURES = {
     "with_portal_run_sync": "(sync_fn, *args, **kwds)",
     "with_portal_run_tree": "(async_fn, *args, **kwds)",
 }
+# What is new in 2.0 and a function.
+NEW_SIGNATURES = {
+    "allow_nested_run": "()",
+    "portal_task_factory": "(inner=None)",
+}
+ALL_SIGNATURES = SIGNATURES | NEW_SIGNATURES
+IPYTHON_HOOKS = {"load_ipython_extension", "unload_ipython_extension"}
 FUNCTIONS = sorted(set(SIGNATURES) - {"AutoPortalInstrument"})
 COROUTINE_FUNCTIONS = [
     "ensure_portal",
@@ -53,10 +60,10 @@ def bare(signature: inspect.Signature) -> str:
     )
 
 
-@pytest.mark.parametrize("name", SIGNATURES)
+@pytest.mark.parametrize("name", ALL_SIGNATURES)
 def test_signature(name: str) -> None:
     """inspect.signature() gives what it gave in 1.3.0."""
-    assert bare(inspect.signature(getattr(greenback, name))) == SIGNATURES[name]
+    assert bare(inspect.signature(getattr(greenback, name))) == ALL_SIGNATURES[name]
 
 
 @pytest.mark.parametrize(
@@ -135,18 +142,37 @@ def test_public_names() -> None:
         for name, value in vars(greenback).items()
         if not name.startswith("_") and not isinstance(value, types.ModuleType)
     }
-    assert names == {*SIGNATURES, "engine", "forbid_await"}
+    assert names >= IPYTHON_HOOKS  # for IPython, which looks for them by name
+    names -= IPYTHON_HOOKS
+    names -= {"set_trace"}
+    assert names == {*ALL_SIGNATURES, "engine", "forbid_await"}
     exported = getattr(greenback, "__all__", None)
     if exported is not None:
-        assert set(exported) - {"__version__"} == names
+        assert set(exported) - {"__version__", "set_trace"} == names
         assert len(set(exported)) == len(exported)
+
+
+@pytest.mark.parametrize("name", sorted(IPYTHON_HOOKS))
+def test_ipython_hook(name: str) -> None:
+    """IPython's hooks take the shell, and are no part of `import *`."""
+    function = getattr(greenback, name)
+    assert bare(inspect.signature(function)) == "(ipython)"
+    assert inspect.getdoc(function)
+    assert name not in greenback.__all__
+
+
+def test_set_trace() -> None:
+    """It can be called by breakpoint(), and is part of `import *`."""
+    assert bare(inspect.signature(greenback.set_trace)) == "(*, header=None)"
+    assert inspect.getdoc(greenback.set_trace)
+    assert "set_trace" in greenback.__all__
 
 
 def test_star_import() -> None:
     """`from greenback import *` brings exactly the public functions."""
     namespace: dict[str, object] = {}
     exec("from greenback import *", namespace)
-    assert {name for name in namespace if name[0] != "_"} >= set(SIGNATURES)
+    assert {name for name in namespace if name[0] != "_"} >= set(ALL_SIGNATURES)
 
 
 def test_version_and_engine() -> None:
@@ -157,7 +183,7 @@ def test_version_and_engine() -> None:
     assert greenback.engine in ("greenlet", "direct")
 
 
-@pytest.mark.parametrize("name", SIGNATURES)
+@pytest.mark.parametrize("name", ALL_SIGNATURES)
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
 def test_pickle_by_name(name: str, protocol: int) -> None:
     """Each public object pickles as a reference to itself."""
@@ -166,7 +192,7 @@ def test_pickle_by_name(name: str, protocol: int) -> None:
     assert copy.deepcopy(value) is value
 
 
-@pytest.mark.parametrize("name", SIGNATURES)
+@pytest.mark.parametrize("name", ALL_SIGNATURES)
 def test_documentation(name: str) -> None:
     """Each public object has a docstring of its own, and its own name."""
     value = getattr(greenback, name)
@@ -181,7 +207,7 @@ def test_module_documentation() -> None:
     """help() works on the package and on each of its names."""
     assert greenback.__doc__
     assert pydoc.render_doc(greenback)
-    for name in SIGNATURES:
+    for name in ALL_SIGNATURES:
         assert name in pydoc.plain(pydoc.render_doc(getattr(greenback, name)))
 
 

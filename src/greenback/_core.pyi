@@ -2,6 +2,7 @@ import sys
 from collections.abc import AsyncIterable, Awaitable, Callable, Generator, Iterator
 from collections.abc import Coroutine as AbstractCoroutine
 from contextlib import AbstractAsyncContextManager
+from contextvars import ContextVar, Token
 from types import CodeType, GenericAlias, TracebackType
 from typing import (
     TYPE_CHECKING,
@@ -13,6 +14,7 @@ from typing import (
     final,
     overload,
 )
+from weakref import WeakKeyDictionary
 
 from typing_extensions import disjoint_base
 
@@ -115,10 +117,38 @@ class async_generator(async_iter[_T_co]):
     def throw(self, *exc: Any) -> _T_co: ...
     def close(self) -> None: ...
 
+@final
+class TaskMaker:
+    """Makes tasks with a portal in their coroutines."""
+
+    @property
+    def __wrapped__(self) -> Callable[..., Any] | None: ...
+    replaced: Callable[..., Any] | None
+    trees: int
+    def __new__(
+        cls,
+        make: Callable[..., Any] | None,
+        at: int,
+        variable: ContextVar[Any] = ...,
+        strangers: WeakKeyDictionary[Any, TreeMark] = ...,
+        /,
+    ) -> Self: ...
+    def __call__(self, *args: Any, **kwds: Any) -> Any: ...
+
+@final
+class TreeMark:
+    """Tells in a Context that tasks which are made there belong to a tree."""
+
+    maker: TaskMaker | None
+    outer: TreeMark | None
+    token: Token[Any] | None
+    def __new__(cls, maker: TaskMaker, outer: TreeMark | None, /) -> Self: ...
+
 def bestow_portal(task: asyncio.Task[Any] | trio.lowlevel.Task) -> None: ...
 def has_portal(task: asyncio.Task[Any] | trio.lowlevel.Task | None = None) -> bool: ...
 def remove_portal(task: asyncio.Task[Any] | trio.lowlevel.Task, /) -> None: ...
 def bestow_current() -> str: ...
+def current_task() -> tuple[str, Any]: ...
 def make_await(function: _F, /) -> _F: ...
 def make_with_portal(function: _F, /) -> _F: ...
 def make_autoawait(function: Callable[_P, Awaitable[_T]], /) -> Callable[_P, _T]: ...

@@ -24,6 +24,10 @@ def await_(aw: Awaitable[T]) -> T:
     ``aw`` has to wait, the synchronous code that called ``await_`` is
     suspended, at whatever depth, and the event loop goes on with other tasks.
 
+    In a worker thread of ``asyncio.to_thread()``, ``loop.run_in_executor()``,
+    ``trio.to_thread.run_sync()`` or AnyIO it has the loop that the thread works
+    for run ``aw`` in a task, and blocks the thread only.
+
     Parameters
     ----------
     aw : awaitable
@@ -41,7 +45,7 @@ def await_(aw: Awaitable[T]) -> T:
         or if the wait can't be done here (in a finalizer that the garbage
         collector runs). A coroutine that was passed in is closed.
     sniffio.AsyncLibraryNotFoundError
-        If no async library is running.
+        If no async library is running, and this is no such thread.
     TypeError
         If ``aw`` is not awaitable.
     BaseException

@@ -376,19 +376,144 @@ def introspection(loop):
 
 @feature
 async def trees(loop):
-    if loop == "trio":
+    async def one():
+        greenback.await_(pause(loop))
 
-        async def one():
-            greenback.await_(pause(loop))
+    async def main():
+        await gather(loop, one, one)
 
-        async def main():
-            await gather(loop, one, one)
-
-        await greenback.with_portal_run_tree(main)
-        async with greenback.portals_for_tree():
-            await gather(loop, one, one)
+    await greenback.with_portal_run_tree(main)
+    async with greenback.portals_for_tree():
+        await gather(loop, one, one)
+    with greenback.portals_for_children():
+        await gather(loop, one, one)
         with greenback.portals_for_children():
-            await gather(loop, one, one)
+            await gather(loop, one)
+
+
+@feature
+async def trees_and_other_contexts(loop):
+    if loop == "trio":
+        return
+
+    async def one():
+        greenback.await_(pause(loop))
+
+    with greenback.portals_for_children():
+        inside = contextvars.copy_context()
+        await asyncio.get_running_loop().create_task(
+            one(), context=contextvars.Context()
+        )
+        await asyncio.get_running_loop().create_task(one(), name="named")
+        for nonsense in (None, 3):
+            try:
+                asyncio.get_running_loop().create_task(nonsense)
+            except TypeError:
+                pass
+    await asyncio.get_running_loop().create_task(pause(loop), context=inside)
+
+
+@feature
+async def task_factories(loop):
+    if loop == "trio":
+        return
+
+    def factory(loop, coroutine, **kwds):
+        return asyncio.Task(coroutine, loop=loop, **kwds)
+
+    async def one():
+        greenback.await_(pause(loop))
+
+    def failing(loop, coroutine, **kwds):
+        raise Oops
+
+    running = asyncio.get_running_loop()
+    factories = [None, factory]
+    if sys.version_info >= (3, 12) and loop == "asyncio":
+        factories.append(asyncio.eager_task_factory)
+    for inner in factories:
+        running.set_task_factory(greenback.portal_task_factory(inner))
+        await running.create_task(one(), name="named")
+        running.set_task_factory(inner)
+        with greenback.portals_for_children():
+            await running.create_task(one(), name="named")
+    running.set_task_factory(greenback.portal_task_factory(failing))
+    coroutine = one()
+    try:
+        await running.create_task(coroutine)
+    except Oops:
+        coroutine.close()
+    running.set_task_factory(None)
+
+
+@in_portal
+def nested_runs(loop):
+    if loop == "trio":
+        return
+
+    async def leave_a_task():
+        tasks.append(asyncio.create_task(asyncio.sleep(3600)))
+        await pause(loop)
+
+    tasks = []
+    with greenback.allow_nested_run():
+        run = asyncio.get_running_loop().run_until_complete
+        assert run(ready(3)) == 3
+        run(pause(loop))
+        for way in (asyncio.run, run):
+            try:
+                way(fail(loop))
+            except Oops:
+                pass
+        asyncio.run(leave_a_task(), debug=True)
+        with asyncio.Runner() as runner:
+            runner.run(pause(loop))
+    assert tasks.pop().cancelled()
+
+
+@feature
+async def nested_run_without_portal(loop):
+    if loop == "trio":
+        return
+    with greenback.allow_nested_run():
+        coroutine = ready()
+        try:
+            asyncio.run(coroutine)
+        except RuntimeError:
+            coroutine.close()
+
+
+@feature
+async def thread_hop(loop):
+    def in_thread():
+        assert greenback.await_(ready(3)) == 3
+        greenback.await_(pause(loop))
+        greenback.has_portal()
+        try:
+            greenback.await_(fail(loop))
+        except Oops:
+            pass
+
+    if loop == "trio":
+        import trio
+
+        await trio.to_thread.run_sync(in_thread)
+    else:
+        await asyncio.to_thread(in_thread)
+
+
+@feature
+async def thread_without_loop(loop):
+    def in_thread():
+        coroutine = ready()
+        try:
+            greenback.await_(coroutine)
+        except RuntimeError:
+            coroutine.close()
+
+    thread = threading.Thread(target=in_thread)
+    thread.start()
+    thread.join()
 
 
 def suspend_by_hand(sync_fn):

@@ -7,9 +7,11 @@ greenlet package does not survive that by itself.
 """
 
 import contextlib
+import contextvars
 import gc
 import sys
 import warnings
+import weakref
 
 from support import gather, pause, run, skip
 
@@ -109,6 +111,46 @@ direct(
     repr,
     prepare=lambda: greenback.with_portal_run(ready),
 )
+
+
+def task_maker(*args):
+    """Make what takes anything for a task."""
+    return greenback._core.TaskMaker(id, 0, *args)
+
+
+def ready_again():
+    """Do as ready() does, and close what was made before: nobody awaits these."""
+    while made:
+        made.pop().close()
+    made.append(ready())
+    return made[0]
+
+
+made = []
+
+
+def open_tree():
+    """Make what makes the tasks of a tree that is open here; and a coroutine."""
+    variable = contextvars.ContextVar("tree")
+    maker = task_maker(variable, weakref.WeakKeyDictionary())
+    variable.set(greenback._core.TreeMark(maker, None))
+    return maker, ready_again()
+
+
+direct(OUTSIDE, "factory", task_maker(), prepare=ready_again)
+direct(OUTSIDE, "factory_nonsense", task_maker(), prepare=object)
+
+
+@case(OUTSIDE, prepare=open_tree)
+def tree(both):
+    maker, coro = both
+    maker(coro)
+
+
+@case(OUTSIDE, TypeError, prepare=open_tree)
+def tree_stranger(both):
+    maker, coro = both
+    maker(coro, context=contextvars.Context())
 
 
 @case(INSIDE, prepare=nested)
