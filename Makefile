@@ -4,6 +4,7 @@
 #   make test        the whole test suite
 #   make demo        the crawler of examples/
 #   make bench       the benchmarks, as one table
+#   make bench-features   nested runs, task trees, thread hops
 #   make lint        formatters, linters and type checkers
 #   make format      reformat Python and C
 #   make coverage    the suite with C coverage, at least $(COVERAGE_MINIMUM) %
@@ -23,7 +24,7 @@ COVERAGE_MINIMUM ?= 90
 SOAK_SECONDS ?= 3600
 C_FILES = $(wildcard csrc/*.c csrc/*.h csrc/engine/*.c csrc/engine/*.h)
 
-.PHONY: test demo bench lint lint-python lint-types lint-c format coverage \
+.PHONY: test demo bench bench-features lint lint-python lint-types lint-c format coverage \
 	sanitize suites torture soak package test-all clean
 
 test:
@@ -37,6 +38,12 @@ demo:
 bench:
 	tools/test-env $(VENV) $(PYTHON) bench
 	$(VENV)/bin/python benchmarks/run.py $(BENCH_ARGS)
+
+bench-features:
+	tools/test-env $(VENV) $(PYTHON) bench-features
+	$(VENV)/bin/python benchmarks/nested_run.py $(BENCH_ARGS)
+	$(VENV)/bin/python benchmarks/task_creation.py $(BENCH_ARGS)
+	$(VENV)/bin/python benchmarks/thread_hop.py $(BENCH_ARGS)
 
 lint: lint-python lint-types lint-c
 

@@ -112,11 +112,11 @@ def machine() -> dict[str, str]:
     }
 
 
-def versions() -> dict[str, str]:
+def versions(*others: str) -> dict[str, str]:
     """Return the versions of the packages in this environment."""
     return {
         "greenback": importlib.metadata.version("greenback"),
-        **installed(sys.executable, PACKAGES),
+        **installed(sys.executable, (*others, *PACKAGES)),
     }
 
 

@@ -1,11 +1,9 @@
 #!/usr/bin/env python3
 """Compare a nested run of greenback with one of nest_asyncio2.
 
-What is timed is ``loop.run_until_complete(coroutine())`` inside the running loop of
-asyncio. Each peer has a process of its own, and they take turns; the figure of a
-process is its best round, and the ratios are between medians of these.
-
-nest_asyncio2 has to be installed beside greenback.
+What is timed is ``loop.run_until_complete(coroutine())`` and ``asyncio.run(...)`` in a
+running loop of asyncio; nest_asyncio2 can't patch uvloop. Each has a process of its own,
+for nest_asyncio2 changes asyncio. The clock is the thread's CPU time.
 """
 
 from __future__ import annotations
@@ -13,14 +11,17 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import statistics
-import subprocess
 import sys
 from collections.abc import Awaitable, Callable
 from time import thread_time
 from typing import Any
 
+from compare import Row, Times, measure_rounds, report
+
 PEERS = ("greenback", "nest_asyncio2")
+LIMIT = 0.5
+COUNT = 200  # runs in one measurement
+MEASUREMENTS = 25  # the smallest counts
 
 
 async def no_wait() -> None:
@@ -32,27 +33,35 @@ async def one_wait() -> None:
     await asyncio.sleep(0)
 
 
-PROGRAMS: dict[str, Callable[[], Awaitable[Any]]] = {
-    "does not suspend": no_wait,
-    "suspends once": one_wait,
-    "asyncio.run(), suspends once": one_wait,
+async def nested(run: Callable[[Any], Any]) -> None:
+    """Run another one inside."""
+    run(one_wait())
+
+
+WAYS = ("run_until_complete()", "asyncio.run()")
+PROGRAMS: dict[str, Callable[[Any], Awaitable[Any]]] = {
+    "of what does not suspend": lambda run: no_wait(),
+    "of what suspends once": lambda run: one_wait(),
+    "of a nested run": nested,
 }
+CASES = [f"{way} {program}" for way in WAYS for program in PROGRAMS]
 
 
-def time_runs(name: str, count: int) -> float:
-    """Return the seconds that one nested run takes. To be called in a running loop."""
-    run: Callable[[Any], Any] = asyncio.get_running_loop().run_until_complete
-    if name.startswith("asyncio.run()"):
-        run = asyncio.run
-    program = PROGRAMS[name]
+def seconds(case: str, count: int = COUNT) -> float:
+    """Return the time of one nested run. To be called in a running loop."""
+    way, _, what = case.partition(" ")
+    run: Callable[[Any], Any] = asyncio.run
+    if way == "run_until_complete()":
+        run = asyncio.get_running_loop().run_until_complete
+    program = PROGRAMS[what]
     start = thread_time()
     for _ in range(count):
-        run(program())
+        run(program(run))
     return (thread_time() - start) / count
 
 
-def measure(peer: str, rounds: int, count: int) -> dict[str, float]:
-    """Return the best time of each program, in this process."""
+def work(peer: str) -> Times:
+    """Return the best time of each case."""
     if peer == "greenback":
         import greenback
 
@@ -62,54 +71,33 @@ def measure(peer: str, rounds: int, count: int) -> dict[str, float]:
 
         nest_asyncio2.apply()
 
-    async def main() -> dict[str, float]:
+    async def main() -> Times:
         if peer == "greenback":
             await greenback.ensure_portal()
-        best: dict[str, float] = {}
-        for _ in range(rounds):
-            for name in PROGRAMS:
-                seconds = time_runs(name, count)
-                best[name] = min(seconds, best.get(name, seconds))
-        return best
+        return {
+            f"{peer} {case}": min(seconds(case) for _ in range(MEASUREMENTS))
+            for case in CASES
+        }
 
     return asyncio.run(main())
 
 
-def measure_in_turns(processes: int, options: list[str]) -> dict[str, dict[str, float]]:
-    """Return for each peer the median time of each program."""
-    results: dict[str, list[dict[str, float]]] = {peer: [] for peer in PEERS}
-    for _ in range(processes):
-        for peer in PEERS:
-            command = [sys.executable, __file__, "--peer", peer, *options]
-            output = subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout
-            results[peer].append(json.loads(output))
-    return {
-        peer: {
-            name: statistics.median(result[name] for result in results[peer])
-            for name in PROGRAMS
-        }
-        for peer in PEERS
-    }
-
-
-def main() -> None:
-    """Print a table, or in a peer's own process its times."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--peer", choices=PEERS, help=argparse.SUPPRESS)
-    parser.add_argument("--processes", type=int, default=5)
-    parser.add_argument("--rounds", type=int, default=60)
-    parser.add_argument("--count", type=int, default=200, help="runs in a round")
+def main() -> int:
+    """Print a table, or in a worker its times."""
+    parser = argparse.ArgumentParser(description="see the head of the file")
+    parser.add_argument("--worker", choices=PEERS, help=argparse.SUPPRESS)
+    parser.add_argument("--rounds", type=int, default=7)
     options = parser.parse_args()
-    if options.peer is not None:
-        print(json.dumps(measure(options.peer, options.rounds, options.count)))
-        return
-    passed_on = ["--rounds", str(options.rounds), "--count", str(options.count)]
-    ours, theirs = measure_in_turns(options.processes, passed_on).values()
-    print(f"{'a nested run that':30}{PEERS[0]:>14}{PEERS[1]:>16}{'ratio':>8}")
-    for name in PROGRAMS:
-        times = f"{ours[name] * 1e6:11.2f} µs{theirs[name] * 1e6:13.2f} µs"
-        print(f"{name:30}{times}{ours[name] / theirs[name]:8.2f}")
+    if options.worker is not None:
+        print(json.dumps(work(options.worker)))
+        return 0
+    rows = [
+        Row(case, "asyncio", f"greenback {case}", PEERS[1], f"{PEERS[1]} {case}", LIMIT)
+        for case in CASES
+    ]
+    rounds = measure_rounds(__file__, [[peer] for peer in PEERS], options.rounds)
+    return 0 if report(rows, rounds, "nest-asyncio2") else 1
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

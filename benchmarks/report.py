@@ -216,7 +216,7 @@ def table(
             rest = ["all" for _ in ours] + ["" for _ in compare]
             rows.append([RETURN_RUNG.title, loop, *row, *rest])
     missed = sum(cell.endswith("MISSED") for row in rows for cell in row)
-    return _markdown(header, rows), missed
+    return markdown(header, rows), missed
 
 
 def _verdict(
@@ -277,7 +277,8 @@ def _returned_cell(results: Results, loop: str, column: Column) -> str:
     return f"{returned:,} of {tasks:,} in {format_figure(seconds, 'second')} {verdict}"
 
 
-def _markdown(header: list[str], rows: Iterable[list[str]]) -> str:
+def markdown(header: list[str], rows: Iterable[list[str]]) -> str:
+    """Return a table."""
     lines = [header, *rows]
     widths = [max(len(line[index]) for line in lines) for index in range(len(header))]
     text = []

@@ -1,9 +1,9 @@
-"""What it costs to create and run a task in a task tree, beside one outside.
+#!/usr/bin/env python3
+"""Compare the tasks of a task tree, and of a task factory, with tasks without portals.
 
-Usage: ``python benchmarks/task_creation.py [--rounds N]``. Prints for each loop
-and each way to get portals the CPU time of a trivial task (it returns at once),
-and its ratio to that of the same task without portals. Both are measured in
-one process, in turns; the smallest of many values counts.
+What is timed is to create a trivial task and to await it, on asyncio and uvloop. Both
+kinds are timed in one process, in turns; the smallest time of each counts. The clock is
+the thread's CPU time.
 """
 
 from __future__ import annotations
@@ -12,108 +12,126 @@ import argparse
 import asyncio
 import gc
 import importlib
+import importlib.util
+import json
 import sys
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from time import thread_time
 from typing import Any
+
+from compare import Row, Times, measure_rounds, report
 
 import greenback
 
 TASKS = 500  # in one measurement
+MEASUREMENTS = 60
+LIMIT = 1.3
+
+Way = Callable[[asyncio.AbstractEventLoop], AbstractContextManager[Any]]
 
 
 async def trivial() -> None:
     """Be the body of a task."""
 
 
-async def measure() -> float:
-    """Return the CPU time of a task in ns."""
+async def seconds() -> float:
+    """Return the time that a task takes."""
     create_task = asyncio.create_task
-    start = time.thread_time_ns()
+    start = thread_time()
     tasks = [create_task(trivial()) for _ in range(TASKS)]
     for task in tasks:
         await task
-    return (time.thread_time_ns() - start) / TASKS
+    return (thread_time() - start) / TASKS
 
 
-@contextmanager
-def factory(loop: asyncio.AbstractEventLoop, make: Any) -> Any:
+def factory(make: Any) -> Way:
     """Have ``make`` as the task factory for a while."""
-    loop.set_task_factory(make)
-    try:
-        yield
-    finally:
-        loop.set_task_factory(None)
+
+    @contextmanager
+    def way(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
+        loop.set_task_factory(make)
+        try:
+            yield
+        finally:
+            loop.set_task_factory(None)
+
+    return way
 
 
-@contextmanager
-def tree_and_factory(loop: asyncio.AbstractEventLoop, make: Any) -> Any:
+def tree(inner: Way) -> Way:
     """Do the same in a tree."""
-    with factory(loop, make), greenback.portals_for_children():
-        yield
+
+    @contextmanager
+    def way(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
+        with inner(loop), greenback.portals_for_children():
+            yield
+
+    return way
 
 
-Way = Callable[[asyncio.AbstractEventLoop], AbstractContextManager[Any]]
+def plain(loop: asyncio.AbstractEventLoop) -> AbstractContextManager[Any]:
+    """Change nothing."""
+    return nullcontext()
 
 
-def ways() -> dict[str, tuple[Way, Way]]:
+def ways(loop: str) -> dict[str, tuple[Way, Way]]:
     """Return what is compared, each with the same without portals."""
-    plain: Way = lambda loop: nullcontext()  # noqa: E731
     result: dict[str, tuple[Way, Way]] = {
-        "tree": (lambda loop: greenback.portals_for_children(), plain),
-        "portal_task_factory()": (
-            lambda loop: factory(loop, greenback.portal_task_factory()),
-            plain,
-        ),
+        "a task of a tree": (tree(plain), plain),
+        "portal_task_factory()": (factory(greenback.portal_task_factory()), plain),
     }
-    if sys.version_info >= (3, 12):
+    if sys.version_info >= (3, 12) and loop == "asyncio":
+        # uvloop gives the factory arguments that the eager one does not take.
         eager = asyncio.eager_task_factory
-        result["tree, eager_task_factory"] = (
-            lambda loop: tree_and_factory(loop, eager),
-            lambda loop: factory(loop, eager),
-        )
+        result["an eager task of a tree"] = (tree(factory(eager)), factory(eager))
         result["portal_task_factory(eager_task_factory)"] = (
-            lambda loop: factory(loop, greenback.portal_task_factory(eager)),
-            lambda loop: factory(loop, eager),
+            factory(greenback.portal_task_factory(eager)),
+            factory(eager),
         )
     return result
 
 
-async def compare(with_portals: Way, without: Way, rounds: int) -> tuple[float, float]:
+def work(name: str) -> Times:
     """Return the smallest times with and without portals."""
-    loop = asyncio.get_running_loop()
-    best = [float("inf"), float("inf")]
-    for _ in range(rounds):
-        for i, way in enumerate((with_portals, without)):
-            with way(loop):
-                best[i] = min(best[i], await measure())
-    return best[0], best[1]
+    times: Times = {}
 
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        for what, pair in ways(name).items():
+            for _ in range(MEASUREMENTS):
+                for kind, way in zip(("portal", "plain"), pair, strict=True):
+                    with way(loop):
+                        key = f"{name} {what} {kind}"
+                        times[key] = min(await seconds(), times.get(key, 1))
 
-def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=300)
-    rounds = parser.parse_args().rounds
     gc.disable()
-    print(f"Python {sys.version.split()[0]}, engine {greenback.engine}")
-    for name in ("asyncio", "uvloop"):
-        try:
-            module = importlib.import_module(name)
-        except ImportError:
-            print(f"{name:8} is not installed")
-            continue
-        for way, (with_portals, without) in ways().items():
-            if name == "uvloop" and "eager" in way:
-                continue  # uvloop passes arguments that the factory has not
-            with asyncio.Runner(loop_factory=module.new_event_loop) as runner:
-                ours, plain = runner.run(compare(with_portals, without, rounds))
-            print(
-                f"{name:8} {way:40} {ours:6.0f} ns, "
-                f"without {plain:6.0f} ns, ratio {ours / plain:.2f}"
-            )
+    module = importlib.import_module(name)
+    with asyncio.Runner(loop_factory=module.new_event_loop) as runner:
+        runner.run(main())
+    return times
+
+
+def main() -> int:
+    """Print a table, or in a worker its times."""
+    loops = [n for n in ("asyncio", "uvloop") if importlib.util.find_spec(n)]
+    parser = argparse.ArgumentParser(description="see the head of the file")
+    parser.add_argument("--worker", choices=loops, help=argparse.SUPPRESS)
+    parser.add_argument("--rounds", type=int, default=7)
+    options = parser.parse_args()
+    if options.worker is not None:
+        print(json.dumps(work(options.worker)))
+        return 0
+    rows = []
+    for loop in loops:
+        for what in ways(loop):
+            key = f"{loop} {what}"
+            limit = LIMIT if "tree" in what else None
+            peer = "no portals"
+            rows.append(Row(what, loop, f"{key} portal", peer, f"{key} plain", limit))
+    rounds = measure_rounds(__file__, [[loop] for loop in loops], options.rounds)
+    return 0 if report(rows, rounds) else 1
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

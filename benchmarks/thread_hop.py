@@ -1,39 +1,47 @@
-"""What it costs to await from a worker thread, beside other ways to do it.
+#!/usr/bin/env python3
+"""Compare await_() in a worker thread with asgiref's async_to_sync() and with asyncio.
 
-    python benchmarks/thread_hop.py [--loop uvloop] [--rounds N]
-
-A thread of asyncio.to_thread() awaits asyncio.sleep(0) in the loop, again and
-again. The ways take turns, round by round; the table shows the median of the
-rounds and the fastest one, for one call. asgiref is left out where it is not
-installed. Its async_to_sync() runs a loop of its own unless its sync_to_async()
-has started the thread, so there is a line for that, too.
+What is timed is to await ``asyncio.sleep(0)`` in the loop, in a thread that the loop has
+started. The ways take turns in one process; the fastest measurement of each counts. The
+clock is the wall's, for the time passes in two threads. async_to_sync() runs a loop of
+its own, unless its sync_to_async() has started the thread: there is a line for each.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import statistics
+import importlib
+import importlib.util
+import json
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
+
+from compare import Row, Times, measure_rounds, report
 
 import greenback
 
-try:
-    from asgiref.sync import async_to_sync, sync_to_async
-except ImportError:
-    async_to_sync = None
-
 OURS = "greenback.await_"
-CALLS = 500
+# How often a peer's time we may take.
+LIMITS = {
+    "asgiref.async_to_sync": 0.5,
+    "the same below sync_to_async": 0.5,
+    "run_coroutine_threadsafe().result()": None,
+}
+CALLS = 200
+MEASUREMENTS = 12
 
 # What is called in the thread, and what starts the thread.
-Way = tuple[Callable[[], Any], Callable[..., Any]]
+Way = tuple[Callable[[], Any], Callable[..., Awaitable[float]]]
 
 
 def ways(loop: asyncio.AbstractEventLoop) -> dict[str, Way]:
     """Name the ways to await asyncio.sleep(0) from a thread."""
+    from asgiref.sync import async_to_sync, sync_to_async
+
+    sleep = async_to_sync(asyncio.sleep)
 
     def by_greenback() -> None:
         greenback.await_(asyncio.sleep(0))
@@ -41,67 +49,70 @@ def ways(loop: asyncio.AbstractEventLoop) -> dict[str, Way]:
     def by_asyncio() -> None:
         asyncio.run_coroutine_threadsafe(asyncio.sleep(0), loop).result()
 
-    found: dict[str, Way] = {
+    def by_asgiref() -> None:
+        sleep(0)
+
+    async def in_its_own_thread(fn: Callable[..., float], *args: Any) -> float:
+        return await sync_to_async(fn)(*args)
+
+    return {
         OURS: (by_greenback, asyncio.to_thread),
-        "asyncio.run_coroutine_threadsafe": (by_asyncio, asyncio.to_thread),
+        "asgiref.async_to_sync": (by_asgiref, asyncio.to_thread),
+        "the same below sync_to_async": (by_asgiref, in_its_own_thread),
+        "run_coroutine_threadsafe().result()": (by_asyncio, asyncio.to_thread),
     }
-    if async_to_sync is not None:
-        sleep = async_to_sync(asyncio.sleep)
-
-        def by_asgiref() -> None:
-            sleep(0)
-
-        async def in_its_own_thread(fn: Callable[..., Any], *args: Any) -> Any:
-            return await sync_to_async(fn)(*args)
-
-        found["asgiref.async_to_sync"] = (by_asgiref, asyncio.to_thread)
-        found["the same below sync_to_async"] = (by_asgiref, in_its_own_thread)
-    return found
 
 
-def seconds_per_call(fn: Callable[[], Any]) -> float:
-    """Call it many times in this thread."""
+def seconds(fn: Callable[[], Any]) -> float:
+    """Return the time of a call in this thread."""
     begin = time.perf_counter()
     for _ in range(CALLS):
         fn()
     return (time.perf_counter() - begin) / CALLS
 
 
-async def measure(rounds: int) -> dict[str, list[float]]:
-    """Let the ways take turns; give the seconds of each of their rounds."""
-    by_name = ways(asyncio.get_running_loop())
-    times: dict[str, list[float]] = {name: [] for name in by_name}
-    for round_number in range(-1, rounds):
-        for name, (fn, start) in by_name.items():
-            seconds = await start(seconds_per_call, fn)
-            if round_number >= 0:  # the first one warms up
-                times[name].append(seconds)
+def work(name: str) -> Times:
+    """Return the smallest time of each way."""
+    times: Times = {}
+
+    async def main() -> None:
+        by_name = ways(asyncio.get_running_loop())
+        for _ in range(MEASUREMENTS):
+            for way, (fn, start) in by_name.items():
+                key = f"{name} {way}"
+                times[key] = min(await start(seconds, fn), times.get(key, 1))
+
+    module = importlib.import_module(name)
+    with asyncio.Runner(loop_factory=module.new_event_loop) as runner:
+        runner.run(main())
     return times
 
 
-def main() -> None:
-    """Measure, and print a table."""
+def main() -> int:
+    """Print a table, or in a worker its times."""
+    loops = [n for n in ("asyncio", "uvloop") if importlib.util.find_spec(n)]
     parser = argparse.ArgumentParser(description="see the head of the file")
-    parser.add_argument("--loop", choices=["asyncio", "uvloop"], default="asyncio")
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--worker", choices=loops, help=argparse.SUPPRESS)
+    parser.add_argument("--rounds", type=int, default=7)
     options = parser.parse_args()
-    loop_factory = None
-    if options.loop == "uvloop":
-        import uvloop
-
-        loop_factory = uvloop.new_event_loop
-    with asyncio.Runner(loop_factory=loop_factory) as runner:
-        times = runner.run(measure(options.rounds))
-    ours = statistics.median(times[OURS])
-    print(f"| one call, on {options.loop} | median | fastest round | of greenback's |")
-    print("| --- | --- | --- | --- |")
-    for name, seconds in times.items():
-        median = statistics.median(seconds)
-        print(
-            f"| {name} | {median * 1e6:.1f} µs | {min(seconds) * 1e6:.1f} µs "
-            f"| {median / ours:.2f} |"
+    if options.worker is not None:
+        print(json.dumps(work(options.worker)))
+        return 0
+    rows = [
+        Row(
+            "an await in a thread",
+            loop,
+            f"{loop} {OURS}",
+            peer,
+            f"{loop} {peer}",
+            limit,
         )
+        for loop in loops
+        for peer, limit in LIMITS.items()
+    ]
+    rounds = measure_rounds(__file__, [[loop] for loop in loops], options.rounds)
+    return 0 if report(rows, rounds, "asgiref") else 1
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -181,7 +181,7 @@ mark_tp_dealloc(PyObject *self)
     PyTypeObject *type = Py_TYPE(self);
     PyObject_GC_UnTrack(self);
     Py_TRASHCAN_BEGIN(self, mark_tp_dealloc) /* of many nested trees */
-    mark_tp_clear(self);
+        mark_tp_clear(self);
     type->tp_free(self);
     Py_DECREF(type);
     Py_TRASHCAN_END

@@ -1,0 +1,81 @@
+"""What the benchmarks of single features share: rounds, ratios, a table.
+
+Every worker is a process of its own that prints its times as JSON, and the
+workers take turns: a round visits all of them. Ratios are taken within a round.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import environments
+from report import format_figure, markdown
+
+Times = dict[str, float]
+
+
+class Row(NamedTuple):
+    """A line of the table: which times of a round are compared."""
+
+    what: str
+    loop: str
+    ours: str
+    peer: str
+    theirs: str
+    limit: float | None = None
+
+
+def measure_rounds(
+    script: str, workers: Sequence[Sequence[str]], rounds: int
+) -> list[Times]:
+    """Return for each round what all workers have printed, put together."""
+    result = []
+    for turn in range(rounds):
+        times: Times = {}
+        start = turn % len(workers)  # going first is no gift
+        for arguments in [*workers[start:], *workers[:start]]:
+            command = [sys.executable, script, "--worker", *arguments]
+            output = subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout
+            times |= json.loads(output)
+        result.append(times)
+    return result
+
+
+def report(rows: Sequence[Row], rounds: Sequence[Times], *packages: str) -> bool:
+    """Print the table and what it was measured with; whether all targets are reached."""
+    lines, missed = [], 0
+    for row in rows:
+        ours, theirs = ([r[key] for r in rounds] for key in (row.ours, row.theirs))
+        ratio = statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
+        target = ""
+        if row.limit is not None:
+            missed += ratio > row.limit
+            target = f"≤ {row.limit:g} {'MISSED' if ratio > row.limit else 'ok'}"
+        figures = [format_figure(statistics.median(t), "s") for t in (ours, theirs)]
+        lines.append(
+            [
+                *(row.what, row.loop, figures[0], row.peer, figures[1]),
+                *(f"{ratio:.2f}", target),
+            ]
+        )
+    header = ["", "loop", "greenback", "peer", "its time", "ratio", "target"]
+    machine, versions = environments.machine(), environments.versions(*packages)
+    print(markdown(header, lines))
+    print()
+    print(f"- Machine: {machine['cpu']}, {machine['cores']} cores; {machine['os']}")
+    print(f"- Python: {machine['python']}; engine: {environments.find_engine(None)}")
+    print(
+        "- Packages: "
+        + ", ".join(f"{name} {version}" for name, version in versions.items())
+    )
+    print(
+        f"- Median of {len(rounds)} rounds; load average at the end "
+        f"{os.getloadavg()[0]:.1f}"
+    )
+    return not missed
