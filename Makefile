@@ -9,7 +9,7 @@
 #   make format      reformat Python and C
 #   make coverage    the suite with C coverage, at least $(COVERAGE_MINIMUM) %
 #   make sanitize    the suite under AddressSanitizer and UBSan
-#   make suites      the tests of asyncio and Trio, with a portal in every task
+#   make suites      the tests of asyncio, Trio, AnyIO and uvloop, with a portal in every task
 #   make torture     random programs, natively and with portals: two minutes
 #   make soak        the same for an hour, on every Python the direct engine knows
 #   make package     build sdist and wheel, and try both in empty environments

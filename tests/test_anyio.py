@@ -297,7 +297,10 @@ def test_streams_and_locks(run):
 
 
 def test_from_thread(run):
-    """A thread calls back into the loop, where await_ finds a portal or says no."""
+    """A thread calls back into the loop, where await_ finds a portal or says no.
+
+    In the thread itself await_ works, by way of the task that waits for it.
+    """
 
     def in_loop():
         return greenback.has_portal()
@@ -306,7 +309,7 @@ def test_from_thread(run):
         return await greenback.with_portal_run_sync(wait)
 
     def in_thread():
-        assert not greenback.has_portal()
+        assert greenback.has_portal()
         anyio.from_thread.run(in_loop_async)
         return anyio.from_thread.run_sync(in_loop)
 

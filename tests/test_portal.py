@@ -426,7 +426,9 @@ def test_python_task_in_a_program_that_uses_c_tasks():
     assert asyncio.run(main()) == "value"
 
 
-@pytest.mark.parametrize("thing", [None, 1, object(), "task"], ids=["None", "int", "object", "str"])
+@pytest.mark.parametrize(
+    "thing", [None, 1, object(), "task"], ids=["None", "int", "object", "str"]
+)
 def test_bestow_on_what_is_no_task(thing):
     with pytest.raises((TypeError, AssertionError)):
         bestow_portal(thing)

@@ -462,7 +462,7 @@ class Terminal:
             return
         import termios
 
-        self.termios = termios
+        self.termios: types.ModuleType = termios
         self.readline = readline
         self.attributes = termios.tcgetattr(0)
         character = self.attributes[6][termios.VINTR]
