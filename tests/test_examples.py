@@ -21,8 +21,8 @@ COMMANDS = [
     ("task_tree.py", "--loop", "uvloop"),
     ("thread_hop.py",),
 ]
-# `make demo` and test_ipython.py run these.
-ELSEWHERE = {"crawler.py", "notebook.ipynb"}
+# `make demo`, test_debugger_example and test_ipython.py run these.
+ELSEWHERE = {"crawler.py", "debugger.py", "notebook.ipynb"}
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids="-".join)
@@ -40,6 +40,27 @@ def test_example(command: tuple[str, ...]) -> None:
     )
     assert result.returncode == 0, result.stderr
     assert result.stderr == ""
+
+
+def test_debugger_example() -> None:
+    """What the example suggests to type at its prompt works."""
+    result = subprocess.run(
+        [sys.executable, str(EXAMPLES / "debugger.py")],
+        input="""await stock.get("apples")
+count("pears")
+p await asyncio.gather(*map(stock.get, ["apples", "pears"]))
+continue
+""",
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    lines = [line.replace("(Pdb) ", "") for line in result.stdout.splitlines()]
+    shown = [line for line in lines if line in ("3", "4", "[3, 4]", "total: 7")]
+    assert shown == ["3", "4", "[3, 4]", "total: 7"]
+    assert "tick" in lines
 
 
 def test_every_example_is_run() -> None:
