@@ -64,6 +64,12 @@ form_close(PortalObject *p, PyObject **result)
     return *result == NULL ? PYGEN_ERROR : PYGEN_RETURN;
 }
 
+static bool
+form_goes_on(PortalObject *p)
+{
+    return gb_cpython_coroutine_stage(p->p_coroutine) != GB_COROUTINE_FINISHED;
+}
+
 static void
 form_detach(PortalObject *p)
 {
@@ -79,6 +85,7 @@ static const gb_form retyped_form = {
     .send = form_send,
     .throw = form_throw,
     .close = form_close,
+    .goes_on = form_goes_on,
     .detach = form_detach,
 };
 

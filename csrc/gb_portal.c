@@ -96,7 +96,8 @@ end_step(PortalObject *p, int rc, gb_portal_state before)
         p->p_state = (unsigned char)before;
         return;
     }
-    if (p->p_status == PYGEN_NEXT) {
+    if (p->p_status == PYGEN_NEXT
+        || GB_UNLIKELY(p->p_op == GB_OP_CLOSE && p->p_form->goes_on(p))) {
         p->p_state = p->p_waits ? PORTAL_SUSPENDED : PORTAL_IDLE;
         if (p->p_remove && p->p_state == PORTAL_IDLE) {
             gb_portal_detach(p);

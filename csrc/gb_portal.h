@@ -39,6 +39,9 @@ typedef struct gb_form {
     PySendResult (*throw)(PortalObject *p, PyObject *exc, PyObject **result);
     /* PYGEN_RETURN or PYGEN_ERROR. */
     PySendResult (*close)(PortalObject *p, PyObject **result);
+    /* Whether the coroutine has not come to its end, although close() was
+     * called: it has ignored GeneratorExit.  Cannot fail. */
+    bool (*goes_on)(PortalObject *p);
     /* Let the loop drive the coroutine without the portal from now on, and
      * drop the reference to `p` that the coroutine's side holds.  Cannot
      * fail, runs no Python code. */

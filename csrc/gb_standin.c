@@ -50,6 +50,15 @@ form_close(PortalObject *p, PyObject **result)
     return PYGEN_RETURN;
 }
 
+/* Other types than the native one don't tell. */
+static bool
+form_goes_on(PortalObject *p)
+{
+    PyObject *wrapped = wrapped_of(p);
+    return PyCoro_CheckExact(wrapped)
+           && gb_cpython_coroutine_stage(wrapped) != GB_COROUTINE_FINISHED;
+}
+
 static void
 form_detach(PortalObject *p)
 {
@@ -62,6 +71,7 @@ static const gb_form stand_in_form = {
     .send = form_send,
     .throw = form_throw,
     .close = form_close,
+    .goes_on = form_goes_on,
     .detach = form_detach,
 };
 

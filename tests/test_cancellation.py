@@ -675,6 +675,29 @@ def test_clean_up_that_suspends_while_closing(strays):
     strays.clear()
 
 
+def test_portal_outlives_a_close_that_is_ignored():
+    """A task that goes on after close() of its coroutine goes on with its portal."""
+
+    async def stubborn():
+        try:
+            await asyncio.sleep(0)
+        except GeneratorExit:
+            pass
+        await asyncio.sleep(0)
+        return await_(asyncio.sleep(0, "result"))
+
+    async def main():
+        task = asyncio.create_task(stubborn())
+        bestow_portal(task)
+        await asyncio.sleep(0)
+        with pytest.raises(RuntimeError, match="ignored GeneratorExit"):
+            task.get_coro().close()
+        assert has_portal(task)
+        return await task
+
+    assert asyncio.run(main()) == "result"
+
+
 def test_swallowed_while_closing():
     """Sync code may swallow GeneratorExit and return, like a coroutine."""
     log = []

@@ -1155,7 +1155,6 @@ class World:
             step = functools.partial(as_current_task, t.holder, step)
         t.closing = operation == "close" or isinstance(argument, GeneratorExit)
         t.thrown = operation != "send" or (t.thrown and t.waits_in_await())
-        loses_portal = operation == "close" and not t.waits_for_base()
         closing = t.closing
         t.running = True
         t.fresh = False
@@ -1173,10 +1172,6 @@ class World:
             self.nesting -= 1
             self.closings -= closing
             t.running = False
-            # Lost by a close(), even if the coroutine ignores that and goes on, unless
-            # something waits in await_().
-            if loses_portal:
-                t.base = t.removing = False
 
     def drive_other(self, t, node):
         """From inside a task: drive another one, if that is possible."""
