@@ -2,6 +2,7 @@
 
 #include "gb_collector.h"
 #include "gb_drive.h"
+#include "gb_tools.h"
 
 /* Set the exception which says why the running code, in a step of `p` (NULL:
  * in none), can't wait. */
@@ -19,6 +20,17 @@ refuse_to_wait(gb_state *st, PortalObject *p)
                         "await_() can't wait in a finalizer that the garbage "
                         "collector runs; hand the work to a task instead");
     }
+}
+
+/* Tell tools that the stack, in a step of `p` (NULL: in none), goes on.  Runs
+ * Python code; keeps a pending exception. */
+static GB_NOINLINE void
+tell_tools_again(gb_state *st, PyThreadState *ts, PortalObject *p)
+{
+    PyObject *pending = PyErr_GetRaisedException();
+    gb_tools_tell(ts, p == NULL ? NULL : st->engine->frame_below(p),
+                  GB_TOOLS_ENTER);
+    PyErr_SetRaisedException(pending);
 }
 
 /* Hand `trap` (stolen) to the loop and wait for its answer: a value, or an
@@ -41,9 +53,18 @@ ask_loop(gb_state *st, gb_await_frame *frame, PyObject *trap, bool *is_exc,
         refuse_to_wait(st, p);
     }
     else {
+        int rc;
+        if (GB_UNLIKELY(gb_tools_watch(ts, st->monitors))) {
+            gb_tools_tell(ts, st->engine->frame_below(p), GB_TOOLS_LEAVE);
+        }
         /* Only while waiting: this is what the task awaits. */
         p->p_awaiting = frame->iterator;
-        if (GB_LIKELY(st->engine->suspend(p, trap, &woken) == 0)) {
+        rc = st->engine->suspend(p, trap, &woken);
+        ts = PyThreadState_GetUnchecked();
+        if (GB_UNLIKELY(gb_tools_watch(ts, st->monitors))) {
+            tell_tools_again(st, ts, woken ? NULL : p);
+        }
+        if (GB_LIKELY(rc == 0)) {
             p->p_awaiting = NULL;
             *is_exc = p->p_op == GB_OP_THROW;
             return Py_NewRef(p->p_argument);

@@ -61,6 +61,10 @@ typedef struct gb_engine {
      * that can.  Cannot fail. */
     gb_unwind (*may_unwind)(PortalObject *p, uint64_t *thread);
 
+    /* The innermost frame of the loop, on which those of the step of `p` have
+     * been put; NULL if theirs lead nowhere.  An identity.  Cannot fail. */
+    const struct _PyInterpreterFrame *(*frame_below)(PortalObject *p);
+
     /* For tp_traverse: visit what the stack owns that waits in suspend() for
      * `p`, as far as that is known. */
     int (*traverse)(PortalObject *p, visitproc visit, void *arg);

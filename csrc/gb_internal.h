@@ -6,6 +6,7 @@
 #define Py_BUILD_CORE_MODULE 1
 #include "gb_compat.h"
 
+#include "internal/pycore_code.h"
 #include "internal/pycore_context.h"
 #include "internal/pycore_frame.h"
 #include "internal/pycore_interp.h"

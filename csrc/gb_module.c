@@ -6,6 +6,7 @@
 #include "gb_guard.h"
 #include "gb_orphans.h"
 #include "gb_wrappers.h"
+#include "gb_tools.h"
 
 /* ------------------------------------------------------------------- state */
 
@@ -246,6 +247,8 @@ static int
 choose_engine(gb_state *st)
 {
     const char *why_not, *wanted = getenv("GREENBACK_ENGINE");
+
+    st->monitors = gb_tools_monitors();
 
     if (wanted != NULL && *wanted != '\0') {
         return use_wanted_engine(st, wanted);

@@ -68,6 +68,8 @@ typedef struct {
     /* The first of those that wait to be unwound (gb_orphans.c), linked by
      * p_next_orphan; NULL for none. */
     struct PortalObject *orphans;
+    /* See gb_tools_watch. */
+    const unsigned char *monitors;
     /* Whether coroutines may be retyped; if not, all get a stand-in. */
     bool may_retype;
 } gb_state;

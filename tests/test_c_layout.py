@@ -22,6 +22,7 @@ LAYERS = [
     ["gb_bytecode", "gb_internal"],
     ["gb_frames"],
     ["gb_cpython"],
+    ["gb_tools"],
     ["gb_state"],
     ["gb_collector"],
     ["gb_engine", "gb_loop", "gb_drive"],  # the seams
@@ -106,7 +107,7 @@ def test_internal_headers_in_one_file(file: Path) -> None:
 @each_file
 def test_version_checks_in_few_files(file: Path) -> None:
     """What depends on CPython's version is in one place, its names tell the rest."""
-    know_versions = {"compat", "internal", "bytecode", "frames", "cpython"}
+    know_versions = {"compat", "internal", "bytecode", "frames", "cpython", "tools"}
     if unit_of(file).removeprefix("gb_") not in know_versions:
         assert "PY_VERSION_HEX" not in code_of(file)
 

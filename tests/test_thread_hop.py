@@ -1196,13 +1196,13 @@ def test_new_threads(asyncio_runner):
 
     async def main():
         loop = asyncio.get_running_loop()
-        for _ in range(50):
+        for _ in range(15):
             with concurrent.futures.ThreadPoolExecutor(2) as executor:
                 futures = [loop.run_in_executor(executor, in_thread) for _ in range(2)]
                 assert await asyncio.gather(*futures) == ["value"] * 2
 
     before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
+    sys.setswitchinterval(1e-5)
     try:
         asyncio_runner.run(main)
     finally:

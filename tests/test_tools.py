@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import bdb
-import collections
 import concurrent.futures
 import contextlib
 import contextvars
@@ -1267,7 +1266,13 @@ def profiled(runner, entry, tasks, form):
         profile.disable()
     stats = pstats.Stats(profile, stream=io.StringIO()).stats
     return {
-        name: (number, {caller[2]: n for caller, (n, *_) in callers.items()})
+        name: (
+            number,
+            {
+                entry if caller[2] == "with_portal_run_sync" else caller[2]: n
+                for caller, (n, *_) in callers.items()
+            },
+        )
         for (file, _, name), (_, number, _, _, callers) in stats.items()
         if file == PROGRAM and name != "<module>"
     }
@@ -1275,46 +1280,47 @@ def profiled(runner, entry, tasks, form):
 
 @pytest.mark.parametrize("tasks", [1, 3])
 @pytest.mark.parametrize("entry", ["task", "scoped_task", "flow"])
-def test_cprofile_counts(runner, entry, tasks):
-    """cProfile counts each call of a sync function once, however often it waits.
+def test_cprofile(runner, entry, tasks):
+    """cProfile counts the native calls, and knows who has made them.
 
-    For it, each step of a coroutine is a call; that goes for those that await_ drives.
+    For it, each step of a coroutine is a call, and so is each of sync code.
     """
     native, portal = both(profiled, runner, entry, tasks)
-    assert native.keys() == portal.keys()
-    _, events = record(
-        *TRACERS["sys.setprofile"][:2],
-        lambda: run_program(runner, "native", entry, ignore, tasks),
-    )
-    calls = collections.Counter(
-        name
-        for of_task in events.values()
-        for name, event, *_ in of_task
-        if event == "call"
-    )
-    for name, (number, _) in portal.items():
-        if name.startswith("sync_") or name == "between":
-            assert number == calls[name], name
-        elif name != entry:
-            assert number == native[name][0], name
-    assert max(native["sync_top" if entry != "flow" else "sync_loop"][0], 1) > 1
+    del native[entry], portal[entry]  # its callers are of different kinds
+    assert portal == native
+    assert max(number for number, _ in portal.values()) > 1
 
 
-OWN_STACK = (
-    "it pairs calls and returns by a stack of its own, and is not told that a step "
-    "which suspends leaves calls open"
-)
+@each_loop
+def test_cprofile_of_c_functions(runner):
+    """C functions that wait are left and entered again, too."""
 
+    def key(number):
+        greenback.await_(runner.checkpoint())
+        return -number
 
-@pytest.mark.parametrize("entry", ["task", "flow"])
-def test_cprofile_callers(runner, entry, request):
-    """cProfile knows who has called what."""
-    if runner.id != "uvloop":  # which has no calls that could be taken for others
-        request.applymarker(pytest.mark.xfail(strict=True, reason=OWN_STACK))
-    native, portal = both(profiled, runner, entry, 1)
-    for name, (_, callers) in portal.items():
-        if name != entry:
-            assert callers.keys() == native[name][1].keys()
+    def sync_code():
+        return sorted([1, 2, 3], key=key), list(map(key, [4]))
+
+    async def main():
+        return await greenback.with_portal_run_sync(sync_code)
+
+    profile = cProfile.Profile()
+    profile.enable()
+    try:
+        assert runner.run(main) == ([3, 2, 1], [-4])
+    finally:
+        profile.disable()
+    stats = pstats.Stats(profile, stream=io.StringIO()).stats
+    callers = {
+        name: {caller[2]: n for caller, (n, *_) in callers.items()}
+        for (_, _, name), (_, _, _, _, callers) in stats.items()
+    }
+    # Each at first, and again each time when the loop goes on with the task.
+    assert callers["sync_code"] == {"with_portal_run_sync": 5}
+    assert callers["<built-in method builtins.sorted>"]["sync_code"] == 4
+    assert callers["key"] == {"<built-in method builtins.sorted>": 6, "sync_code": 2}
+    assert not {"key", "sync_code"} & callers["main"].keys()
 
 
 # --- a debugger ------------------------------------------------------------------
@@ -1511,13 +1517,11 @@ def measure_natively(core):
 
 @pytest.mark.parametrize("loop", ["asyncio", "trio"])
 @pytest.mark.parametrize("core", CORES)
-def test_coverage(tmp_path, loop, core, request):
+def test_coverage(tmp_path, loop, core):
     """coverage.py finds the native lines and branches, with tasks that take turns."""
     skip_without(loop)
     if core.startswith("ctrace"):
         pytest.importorskip("coverage.tracer")
-        if core != "ctrace greenlet" or not FRAMES_END_AT_THE_PORTAL:
-            request.applymarker(pytest.mark.xfail(strict=True, reason=OWN_STACK))
     elif sys.version_info < ((3, 14) if "branch" in core else (3, 12)):
         pytest.skip("coverage can't do that with this Python")
     native = measure_natively(core)

@@ -470,6 +470,13 @@ direct_may_unwind(PortalObject *p, uint64_t *thread)
                                                      : GB_UNWIND_LATER;
 }
 
+static const struct _PyInterpreterFrame *
+direct_frame_below(PortalObject *p)
+{
+    StepStack *s = p->p_engine_data;
+    return s->python.loop.frame;
+}
+
 static int
 direct_traverse(PortalObject *p, visitproc visit, void *arg)
 {
@@ -570,6 +577,7 @@ direct_why_not(void)
 #define direct_step NULL
 #define direct_suspend NULL
 #define direct_may_unwind NULL
+#define direct_frame_below NULL
 #define direct_traverse NULL
 #define direct_release NULL
 #define direct_waiting_stack NULL
@@ -584,6 +592,7 @@ const gb_engine gb_direct_engine = {
     .step = direct_step,
     .suspend = direct_suspend,
     .may_unwind = direct_may_unwind,
+    .frame_below = direct_frame_below,
     .traverse = direct_traverse,
     .release = direct_release,
     .waiting_stack = direct_waiting_stack,

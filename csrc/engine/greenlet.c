@@ -658,6 +658,13 @@ greenlet_init(gb_state *Py_UNUSED(st))
     return PyType_Ready(&worker_type);
 }
 
+/* In a greenlet the frames of a step end at the worker's. */
+static const struct _PyInterpreterFrame *
+greenlet_frame_below(PortalObject *Py_UNUSED(p))
+{
+    return NULL;
+}
+
 const gb_engine gb_greenlet_engine = {
     .name = "greenlet",
     .why_not = greenlet_why_not,
@@ -665,6 +672,7 @@ const gb_engine gb_greenlet_engine = {
     .step = greenlet_step,
     .suspend = greenlet_suspend,
     .may_unwind = greenlet_may_unwind,
+    .frame_below = greenlet_frame_below,
     .traverse = greenlet_traverse,
     .release = greenlet_release,
     .waiting_stack = greenlet_waiting_stack,

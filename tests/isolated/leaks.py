@@ -6,6 +6,7 @@ usage: leaks.py LOOP
 import asyncio
 import contextlib
 import contextvars
+import cProfile
 import functools
 import gc
 import sys
@@ -360,6 +361,17 @@ def suspended_generator(loop):
 
     assert list(generator()) == ["paused"] * 2
     next(generator())
+
+
+@in_portal
+def profiled(loop):
+    """Wait below C functions under a profiler."""
+    profile = cProfile.Profile()
+    profile.enable()
+    try:
+        sorted([2, 1], key=lambda number: (greenback.await_(pause(loop)), number))
+    finally:
+        profile.disable()
 
 
 @in_portal

@@ -1,0 +1,458 @@
+#if defined(__linux__) && !defined(_GNU_SOURCE)
+#define _GNU_SOURCE /* for dladdr */
+#endif
+#include "gb_internal.h" /* first */
+
+#include <opcode.h>
+
+#include "gb_bytecode.h"
+#include "gb_tools.h"
+
+#ifndef _WIN32
+#include <dlfcn.h>
+#endif
+
+#if PY_VERSION_HEX >= 0x030c0000
+#include "internal/pycore_instruments.h"
+#endif
+
+/* A Python frame with the call that is under way in it. */
+typedef struct {
+    PyFrameObject *frame; /* owned */
+    PyObject *function;   /* owned: the C function that it has called, or a
+                             descriptor of a method in C; NULL for others */
+    PyObject *self;       /* owned: for such a descriptor, or NULL */
+    int offset;           /* of its instruction, in bytes */
+} open_call;
+
+typedef struct {
+    open_call *calls; /* innermost first */
+    Py_ssize_t count;
+    Py_ssize_t capacity;
+} call_list;
+
+/* ----------------------------------------------------------- what is called */
+
+#if PY_VERSION_HEX < 0x03100000 && !defined(Py_GIL_DISABLED)
+
+static PyCodeObject *
+code_of(_PyInterpreterFrame *frame)
+{
+#if PY_VERSION_HEX >= 0x030e0000
+    return (PyCodeObject *)PyStackRef_AsPyObjectBorrow(frame->f_executable);
+#elif PY_VERSION_HEX >= 0x030d0000
+    return (PyCodeObject *)frame->f_executable;
+#else
+    return frame->f_code;
+#endif
+}
+
+static Py_ssize_t
+instruction_of(_PyInterpreterFrame *frame)
+{
+#if PY_VERSION_HEX >= 0x030d0000
+    return frame->instr_ptr - _PyCode_CODE(code_of(frame));
+#else
+    return frame->prev_instr - _PyCode_CODE(code_of(frame));
+#endif
+}
+
+/* What the instruction with `units` calls, which `frame` is executing: its
+ * first two operands, borrowed, either may be NULL. */
+static void
+find_operands(_PyInterpreterFrame *frame, const unsigned char *units,
+              PyObject *found[2])
+{
+    PyCodeObject *code = code_of(frame);
+    found[0] = found[1] = NULL;
+#if PY_VERSION_HEX >= 0x030e0000
+    if (frame->stackpointer != NULL) {
+        const _PyStackRef *first = frame->stackpointer - units[1] - 2
+                                   - (units[0] == CALL_KW ? 1 : 0);
+        for (int i = 0; i < 2; i++) {
+            if (first >= frame->localsplus + code->co_nlocalsplus
+                && !PyStackRef_IsNull(first[i])
+                && !PyStackRef_IsTaggedInt(first[i])) {
+                found[i] = PyStackRef_AsPyObjectBorrow(first[i]);
+            }
+        }
+    }
+#else
+    bool keeps;
+    Py_ssize_t below
+        = gb_bytecode_values_below(code, instruction_of(frame), &keeps);
+    PyObject *const *first = frame->localsplus + code->co_nlocalsplus + below;
+    (void)units;
+    found[0] = first[0];
+    found[1] = first[1];
+#if PY_VERSION_HEX < 0x030d0000
+    if (found[0] == NULL) { /* not a method */
+        found[0] = found[1];
+        found[1] = NULL;
+    }
+#endif
+#endif
+}
+
+/* Up to 3.13 the operands of a call stay where they were while they are given
+ * up.  Whether `callee` may be what that runs: a finalizer, or the callback of
+ * a weak reference. */
+static bool
+may_clean_up(_PyInterpreterFrame *callee)
+{
+#if PY_VERSION_HEX >= 0x030e0000
+    (void)callee;
+    return false;
+#else
+    PyCodeObject *code;
+    if (callee == NULL) {
+        return false;
+    }
+    code = code_of(callee);
+    return PyUnicode_CompareWithASCIIString(code->co_name, "__del__") == 0
+           || (code->co_argcount > 0 && callee->localsplus[0] != NULL
+               && PyWeakref_Check(callee->localsplus[0]));
+#endif
+}
+
+/* Fill in call->function of a frame that is waiting for C code, in which
+ * `callee` (NULL: nothing) was called.  0, or -1 with an exception. */
+static int
+find_function(_PyInterpreterFrame *frame, _PyInterpreterFrame *callee,
+              open_call *call)
+{
+    Py_ssize_t index = instruction_of(frame);
+    const unsigned char *units;
+    PyObject *operands[2], *bytes;
+
+    if (may_clean_up(callee)) {
+        return 0;
+    }
+    bytes = PyCode_GetCode(code_of(frame));
+    if (bytes == NULL) {
+        return -1;
+    }
+    units = (const unsigned char *)PyBytes_AS_STRING(bytes) + 2 * index;
+    /* More than 255 arguments are not worth the trouble. */
+    if ((units[0] == CALL
+#if PY_VERSION_HEX >= 0x030d0000
+         || units[0] == CALL_KW
+#endif
+         )
+        && (index == 0 || units[-2] != EXTENDED_ARG)) {
+        find_operands(frame, units, operands);
+        if (operands[0] != NULL
+            && (PyCFunction_Check(operands[0])
+                || (Py_IS_TYPE(operands[0], &PyMethodDescr_Type)
+                    && operands[1] != NULL))) {
+            call->function = Py_NewRef(operands[0]);
+            call->self = Py_XNewRef(operands[1]);
+        }
+    }
+    Py_DECREF(bytes);
+    return 0;
+}
+
+/* ---------------------------------------------------------------- open calls */
+
+static void
+free_calls(call_list *list)
+{
+    for (Py_ssize_t i = 0; i < list->count; i++) {
+        Py_DECREF(list->calls[i].frame);
+        Py_XDECREF(list->calls[i].function);
+        Py_XDECREF(list->calls[i].self);
+    }
+    PyMem_Free(list->calls);
+}
+
+/* 0, or -1 with an exception. */
+static int
+add_call(call_list *list, PyFrameObject *frame, int offset)
+{
+    if (list->count == list->capacity) {
+        Py_ssize_t capacity = list->capacity == 0 ? 16 : 2 * list->capacity;
+        open_call *calls
+            = PyMem_Realloc(list->calls, (size_t)capacity * sizeof(open_call));
+        if (calls == NULL) {
+            PyErr_NoMemory();
+            return -1;
+        }
+        list->calls = calls;
+        list->capacity = capacity;
+    }
+    list->calls[list->count++] = (open_call){
+        (PyFrameObject *)Py_NewRef((PyObject *)frame), NULL, NULL, offset};
+    return 0;
+}
+
+/* 0, or -1 with an exception. */
+static int
+list_calls(PyThreadState *ts, const _PyInterpreterFrame *end, call_list *list)
+{
+    PyFrameObject *object = PyThreadState_GetFrame(ts), *back;
+#if PY_VERSION_HEX >= 0x030d0000
+    _PyInterpreterFrame *frame = ts->current_frame;
+#else
+    _PyInterpreterFrame *frame = ts->cframe->current_frame;
+#endif
+    _PyInterpreterFrame *callee = NULL;
+    bool in_c = true; /* the frame has called C code */
+    int rc = 0;
+
+    for (; rc == 0 && object != NULL && frame != NULL && frame != end;
+         frame = frame->previous) {
+        if (gb_internal_is_entry_frame(frame)) {
+            in_c = true;
+            continue;
+        }
+        if (object->f_frame != frame) { /* not yet complete */
+            continue;
+        }
+        rc = add_call(list, object, (int)(2 * instruction_of(frame)));
+        if (rc == 0 && in_c) {
+            rc = find_function(frame, callee, &list->calls[list->count - 1]);
+        }
+#if PY_VERSION_HEX >= 0x030c0000
+        in_c = false;
+#else
+        in_c = frame->is_entry;
+#endif
+        callee = frame;
+        back = PyFrame_GetBack(object);
+        Py_SETREF(object, back);
+    }
+    Py_XDECREF(object);
+    return rc;
+}
+
+/* --------------------------------------------------------------------- tools */
+
+/* Whether `function` is the interpreter's own, which calls the function that
+ * sys.settrace() was given. */
+static bool
+is_of_interpreter(Py_tracefunc function)
+{
+#ifdef _WIN32
+    (void)function;
+    return true; /* not known */
+#else
+    Dl_info its, ours;
+    return dladdr((void *)(uintptr_t)function, &its) == 0
+           || dladdr((void *)(uintptr_t)PyEval_SetTrace, &ours) == 0
+           || its.dli_fbase == ours.dli_fbase;
+#endif
+}
+
+static void
+tell(Py_tracefunc function, PyObject *tool, PyFrameObject *frame, int what,
+     PyObject *arg)
+{
+    if (function(tool, frame, what, arg) < 0) {
+        PyErr_WriteUnraisable(tool);
+    }
+}
+
+static void
+tell_of_function(Py_tracefunc function, PyObject *tool, const open_call *call,
+                 int what)
+{
+    PyObject *called = call->function;
+    if (called == NULL) {
+        return;
+    }
+    called = PyCFunction_Check(called)
+                 ? Py_NewRef(called)
+                 : Py_TYPE(called)->tp_descr_get(
+                       called, call->self, (PyObject *)Py_TYPE(call->self));
+    if (called == NULL) {
+        PyErr_WriteUnraisable(call->function);
+        return;
+    }
+    tell(function, tool, call->frame, what, called);
+    Py_DECREF(called);
+}
+
+/* What tools in C want to hear of a frame and of the C function that it has
+ * called: `functions` tells whether they hear of those. */
+static void
+tell_hook(Py_tracefunc function, PyObject *tool, const open_call *call,
+          gb_tools_event event, bool functions)
+{
+    if (event == GB_TOOLS_LEAVE) {
+        if (functions) {
+            tell_of_function(function, tool, call, PyTrace_C_RETURN);
+        }
+        tell(function, tool, call->frame, PyTrace_RETURN, Py_None);
+    }
+    else {
+        tell(function, tool, call->frame, PyTrace_CALL, Py_None);
+        if (functions) {
+            tell_of_function(function, tool, call, PyTrace_C_CALL);
+        }
+    }
+}
+
+#if PY_VERSION_HEX >= 0x030c0000
+
+static void
+call_profiler(PyThreadState *ts, int event, const open_call *call,
+              PyObject *third, PyObject *fourth)
+{
+    PyObject *callback
+        = ts->interp->monitoring_callables[PY_MONITORING_PROFILER_ID][event];
+    PyObject *code, *offset, *result = NULL;
+    if (callback == NULL) {
+        return;
+    }
+    Py_INCREF(callback);
+    code = (PyObject *)PyFrame_GetCode(call->frame);
+    offset = PyLong_FromLong(call->offset);
+    if (offset != NULL) {
+        PyObject *args[] = {NULL, code, offset, third, fourth};
+        size_t count = fourth != NULL ? 4 : third != NULL ? 3 : 2;
+        result = PyObject_Vectorcall(
+            callback, args + 1, count | PY_VECTORCALL_ARGUMENTS_OFFSET, NULL);
+    }
+    if (result == NULL) {
+        PyErr_WriteUnraisable(callback);
+    }
+    Py_XDECREF(result);
+    Py_XDECREF(offset);
+    Py_DECREF(code);
+    Py_DECREF(callback);
+}
+
+/* What stands for an argument that there is not.  Borrowed; NULL if it can't
+ * be had. */
+static PyObject *
+missing_argument(void)
+{
+    PyObject *monitoring = PySys_GetObject("monitoring"); /* borrowed */
+    PyObject *missing = monitoring == NULL
+                            ? NULL
+                            : PyObject_GetAttrString(monitoring, "MISSING");
+    if (missing == NULL) {
+        PyErr_Clear();
+    }
+    Py_XDECREF(missing); /* immortal */
+    return missing;
+}
+
+static void
+tell_profiler(PyThreadState *ts, const open_call *call, gb_tools_event event)
+{
+    PyObject *self = call->self;
+    if (call->function != NULL && self == NULL) {
+        self = missing_argument();
+        if (self == NULL) {
+            return;
+        }
+    }
+    if (event == GB_TOOLS_LEAVE) {
+        if (call->function != NULL) {
+            call_profiler(ts, PY_MONITORING_EVENT_C_RETURN, call,
+                          call->function, self);
+        }
+        call_profiler(ts, PY_MONITORING_EVENT_PY_YIELD, call, Py_None, NULL);
+    }
+    else {
+        call_profiler(ts, PY_MONITORING_EVENT_PY_RESUME, call, NULL, NULL);
+        if (call->function != NULL) {
+            call_profiler(ts, PY_MONITORING_EVENT_CALL, call, call->function,
+                          self);
+        }
+    }
+}
+
+static bool
+has_profiler(PyThreadState *ts)
+{
+    return (ts->interp->monitors.tools[PY_MONITORING_EVENT_PY_YIELD]
+            & (1 << PY_MONITORING_PROFILER_ID))
+           != 0;
+}
+
+const unsigned char *
+gb_tools_monitors(void)
+{
+    PyInterpreterState *interp = PyInterpreterState_Get();
+    return &interp->monitors.tools[PY_MONITORING_EVENT_PY_YIELD];
+}
+
+#else /* 3.11: no sys.monitoring */
+
+static void
+tell_profiler(PyThreadState *Py_UNUSED(ts), const open_call *Py_UNUSED(call),
+              gb_tools_event Py_UNUSED(event))
+{
+}
+
+static bool
+has_profiler(PyThreadState *Py_UNUSED(ts))
+{
+    return false;
+}
+
+const unsigned char *
+gb_tools_monitors(void)
+{
+    static const unsigned char none = 0;
+    return &none;
+}
+
+#endif
+
+void
+gb_tools_tell(PyThreadState *ts, const _PyInterpreterFrame *end,
+              gb_tools_event event)
+{
+    Py_tracefunc trace = ts->c_tracefunc;
+    call_list list = {NULL, 0, 0};
+
+    if (trace != NULL && is_of_interpreter(trace)) {
+        trace = NULL;
+    }
+    if (ts->tracing > 0
+        || (trace == NULL && ts->c_profilefunc == NULL && !has_profiler(ts))) {
+        return;
+    }
+    PyThreadState_EnterTracing(ts);
+    if (list_calls(ts, end, &list) < 0) {
+        PyErr_WriteUnraisable(NULL);
+    }
+    for (Py_ssize_t i = 0; i < list.count; i++) {
+        const open_call *call
+            = &list.calls[event == GB_TOOLS_LEAVE ? i : list.count - 1 - i];
+        /* Asked each time: a tool may switch itself off. */
+        if (trace != NULL && ts->c_tracefunc == trace) {
+            tell_hook(trace, ts->c_traceobj, call, event, false);
+        }
+        if (ts->c_profilefunc != NULL) {
+            tell_hook(ts->c_profilefunc, ts->c_profileobj, call, event, true);
+        }
+        if (has_profiler(ts)) {
+            tell_profiler(ts, call, event);
+        }
+    }
+    PyThreadState_LeaveTracing(ts);
+    free_calls(&list);
+}
+
+#else /* free-threaded, or too new */
+
+const unsigned char *
+gb_tools_monitors(void)
+{
+    static const unsigned char none = 0;
+    return &none;
+}
+
+void
+gb_tools_tell(PyThreadState *Py_UNUSED(ts),
+              const _PyInterpreterFrame *Py_UNUSED(end),
+              gb_tools_event Py_UNUSED(event))
+{
+}
+
+#endif
