@@ -45,6 +45,7 @@ ask_loop(gb_state *st, gb_await_frame *frame, PyObject *trap, bool *is_exc,
     /* Looked up anew: the code that yielded the trap may have moved this
      * stack to another step than the one it began in. */
     PortalObject *p = gb_portal_here(st, ts);
+    PyObject *given = NULL;
     bool woken = false;
 
     if (GB_UNLIKELY(p == NULL || p->p_forbidden != NULL
@@ -60,17 +61,20 @@ ask_loop(gb_state *st, gb_await_frame *frame, PyObject *trap, bool *is_exc,
         /* Only while waiting: this is what the task awaits. */
         p->p_awaiting = frame->iterator;
         rc = st->engine->suspend(p, trap, &woken);
+        if (GB_LIKELY(rc == 0)) {
+            p->p_awaiting = NULL;
+            *is_exc = p->p_op == GB_OP_THROW;
+            given = Py_NewRef(p->p_argument);
+        }
+        else if (!woken) { /* else the engine has done it */
+            p->p_awaiting = NULL;
+        }
         ts = PyThreadState_GetUnchecked();
         if (GB_UNLIKELY(gb_tools_watch(ts, st->monitors))) {
             tell_tools_again(st, ts, woken ? NULL : p);
         }
-        if (GB_LIKELY(rc == 0)) {
-            p->p_awaiting = NULL;
-            *is_exc = p->p_op == GB_OP_THROW;
-            return Py_NewRef(p->p_argument);
-        }
-        if (!woken) { /* else the engine has done it */
-            p->p_awaiting = NULL;
+        if (GB_LIKELY(given != NULL)) {
+            return given;
         }
     }
     *is_exc = *refused = true;

@@ -473,8 +473,8 @@ direct_may_unwind(PortalObject *p, uint64_t *thread)
 static const struct _PyInterpreterFrame *
 direct_frame_below(PortalObject *p)
 {
-    StepStack *s = p->p_engine_data;
-    return s->python.loop.frame;
+    StepStack *s = p->p_engine_data; /* NULL: the step has ended already */
+    return s == NULL ? NULL : s->python.loop.frame;
 }
 
 static int
