@@ -3,9 +3,9 @@
 
 ``run.py [--native] [SUITE ...]``; suites are ``asyncio`` (CPython's test.test_asyncio), ``trio``
 (the tests that Trio installs), ``anyio`` and ``uvloop`` (the tests in the source distribution of
-the version that is installed, which pip fetches into .venvs). What fails is run again in the same harness without portals, and
-what passes there twice more with portals, to tell it from what fails now and then. The rest must
-stand in known.toml, under the engine in force. With ``--native`` the whole suite is run without
+the version that is installed, which pip fetches into .venvs). What fails is run again in the same
+harness without portals, and what passes there twice more with portals, to tell it from what fails
+now and then. The rest must stand in known.toml, under the engine in force. With ``--native`` the whole suite is run without
 portals first. Prints the figures; the exit code is 1 if something else failed, or if something in
 known.toml does not fail any more.
 """
@@ -185,6 +185,8 @@ def check(suite: str, known: dict[str, str], all_native: bool) -> bool:
 
         native = once(False, []) if all_native else {}
         portals = once(True, [])
+        if not portals:
+            raise SuiteError("no test was found")
         missing = sorted(native.keys() - portals.keys())
         failing = failures(portals) + missing
         if failing:
