@@ -12,6 +12,9 @@
 #include "internal/pycore_interp.h"
 #include "internal/pycore_gc.h"
 #include "internal/pycore_runtime.h"
+#if PY_VERSION_HEX >= 0x030c0000
+#include "internal/pycore_instruments.h"
+#endif
 #if PY_VERSION_HEX >= 0x030e0000
 #include "internal/pycore_interp_structs.h"
 #include "internal/pycore_interpframe_structs.h"

@@ -12,10 +12,6 @@
 #include <dlfcn.h>
 #endif
 
-#if PY_VERSION_HEX >= 0x030c0000
-#include "internal/pycore_instruments.h"
-#endif
-
 /* A Python frame with the call that is under way in it. */
 typedef struct {
     PyFrameObject *frame; /* owned */

@@ -201,6 +201,9 @@ def resident_bytes():
 
 @direct
 @pytest.mark.skipif(sys.platform != "linux", reason="reads Linux's /proc")
+@pytest.mark.skipif(
+    "ASAN_OPTIONS" in os.environ, reason="the sanitizer holds back what is freed"
+)
 @pytest.mark.parametrize("calls", [0, 30])
 def test_memory_of_a_burst(calls):
     """What thousands of suspended stacks take is given back when they have gone on."""

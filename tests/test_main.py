@@ -926,7 +926,9 @@ except KeyboardInterrupt:
 """,
     )
     process = start("-m", "greenback", "script.py")
-    assert process.communicate(timeout=TIMEOUT) == ("interrupted\n", "")
+    # Not communicate(): it would miss what has been read together with "ready".
+    assert process.stdout.read() == "interrupted\n"
+    assert process.stderr.read() == ""
 
 
 @pytest.mark.parametrize("loop", ALL_LOOPS)
