@@ -432,6 +432,7 @@ def test_interrupts_of_what_resists(start, loop):
         """
 async def resist():
     try:
+        print("waits", flush=True)
         await sleep_forever()
     except asyncio.CancelledError:
         print("resists", flush=True)
@@ -455,7 +456,7 @@ async def hog():
     )
     # A task that catches the first cancellation
     terminal.type("await asyncio.create_task(resist())\n")
-    terminal.expect("resist())\n")
+    terminal.expect("resist())\nwaits\n")
     terminal.interrupt()
     terminal.expect("resists\nwaiting\n")
     terminal.interrupt()
