@@ -6,12 +6,13 @@ workers take turns: a round visits all of them. Ratios are taken within a round.
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import statistics
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import environments
@@ -31,16 +32,36 @@ class Row(NamedTuple):
     limit: float | None = None
 
 
-def measure_rounds(
-    script: str, workers: Sequence[Sequence[str]], rounds: int
-) -> list[Times]:
+def main(
+    script: str,
+    workers: Sequence[str],
+    work: Callable[[str], Times],
+    rows: Callable[[], Sequence[Row]],
+    *packages: str,
+) -> int:
+    """Print the table of a benchmark, or in one of its workers the times.
+
+    ``work(worker)`` measures; ``rows()`` is asked for what is to be shown.
+    """
+    parser = argparse.ArgumentParser(description="see the head of the file")
+    parser.add_argument("--worker", choices=workers, help=argparse.SUPPRESS)
+    parser.add_argument("--rounds", type=int, default=7)
+    options = parser.parse_args()
+    if options.worker is not None:
+        print(json.dumps(work(options.worker)))
+        return 0
+    rounds = measure_rounds(script, workers, options.rounds)
+    return 0 if report(rows(), rounds, *packages) else 1
+
+
+def measure_rounds(script: str, workers: Sequence[str], rounds: int) -> list[Times]:
     """Return for each round what all workers have printed, put together."""
     result = []
     for turn in range(rounds):
         times: Times = {}
         start = turn % len(workers)  # going first is no gift
-        for arguments in [*workers[start:], *workers[:start]]:
-            command = [sys.executable, script, "--worker", *arguments]
+        for worker in [*workers[start:], *workers[:start]]:
+            command = [sys.executable, script, "--worker", worker]
             output = subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout
             times |= json.loads(output)
         result.append(times)

@@ -8,15 +8,14 @@ for nest_asyncio2 changes asyncio. The clock is the thread's CPU time.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import json
 import sys
 from collections.abc import Awaitable, Callable
 from time import thread_time
 from typing import Any
 
-from compare import Row, Times, measure_rounds, report
+import compare
+from compare import Row, Times
 
 PEERS = ("greenback", "nest_asyncio2")
 LIMIT = 0.5
@@ -82,22 +81,14 @@ def work(peer: str) -> Times:
     return asyncio.run(main())
 
 
-def main() -> int:
-    """Print a table, or in a worker its times."""
-    parser = argparse.ArgumentParser(description="see the head of the file")
-    parser.add_argument("--worker", choices=PEERS, help=argparse.SUPPRESS)
-    parser.add_argument("--rounds", type=int, default=7)
-    options = parser.parse_args()
-    if options.worker is not None:
-        print(json.dumps(work(options.worker)))
-        return 0
-    rows = [
-        Row(case, "asyncio", f"greenback {case}", PEERS[1], f"{PEERS[1]} {case}", LIMIT)
+def rows() -> list[Row]:
+    """Return a line for each case."""
+    peer = PEERS[1]
+    return [
+        Row(case, "asyncio", f"greenback {case}", peer, f"{peer} {case}", LIMIT)
         for case in CASES
     ]
-    rounds = measure_rounds(__file__, [[peer] for peer in PEERS], options.rounds)
-    return 0 if report(rows, rounds, "nest-asyncio2") else 1
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(compare.main(__file__, PEERS, work, rows, "nest-asyncio2"))

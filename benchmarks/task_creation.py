@@ -8,19 +8,18 @@ the thread's CPU time.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import gc
 import importlib
 import importlib.util
-import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from time import thread_time
 from typing import Any
 
-from compare import Row, Times, measure_rounds, report
+import compare
+from compare import Row, Times
 
 import greenback
 
@@ -112,26 +111,21 @@ def work(name: str) -> Times:
     return times
 
 
-def main() -> int:
-    """Print a table, or in a worker its times."""
-    loops = [n for n in ("asyncio", "uvloop") if importlib.util.find_spec(n)]
-    parser = argparse.ArgumentParser(description="see the head of the file")
-    parser.add_argument("--worker", choices=loops, help=argparse.SUPPRESS)
-    parser.add_argument("--rounds", type=int, default=7)
-    options = parser.parse_args()
-    if options.worker is not None:
-        print(json.dumps(work(options.worker)))
-        return 0
-    rows = []
-    for loop in loops:
+LOOPS = [name for name in ("asyncio", "uvloop") if importlib.util.find_spec(name)]
+
+
+def rows() -> list[Row]:
+    """Return a line for each way on each loop."""
+    result = []
+    for loop in LOOPS:
         for what in ways(loop):
             key = f"{loop} {what}"
             limit = LIMIT if "tree" in what else None
-            peer = "no portals"
-            rows.append(Row(what, loop, f"{key} portal", peer, f"{key} plain", limit))
-    rounds = measure_rounds(__file__, [[loop] for loop in loops], options.rounds)
-    return 0 if report(rows, rounds) else 1
+            result.append(
+                Row(what, loop, f"{key} portal", "no portals", f"{key} plain", limit)
+            )
+    return result
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(compare.main(__file__, LOOPS, work, rows))

@@ -9,17 +9,16 @@ its own, unless its sync_to_async() has started the thread: there is a line for 
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import importlib
 import importlib.util
-import json
 import sys
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from compare import Row, Times, measure_rounds, report
+import compare
+from compare import Row, Times
 
 import greenback
 
@@ -88,31 +87,18 @@ def work(name: str) -> Times:
     return times
 
 
-def main() -> int:
-    """Print a table, or in a worker its times."""
-    loops = [n for n in ("asyncio", "uvloop") if importlib.util.find_spec(n)]
-    parser = argparse.ArgumentParser(description="see the head of the file")
-    parser.add_argument("--worker", choices=loops, help=argparse.SUPPRESS)
-    parser.add_argument("--rounds", type=int, default=7)
-    options = parser.parse_args()
-    if options.worker is not None:
-        print(json.dumps(work(options.worker)))
-        return 0
-    rows = [
-        Row(
-            "an await in a thread",
-            loop,
-            f"{loop} {OURS}",
-            peer,
-            f"{loop} {peer}",
-            limit,
-        )
-        for loop in loops
+LOOPS = [name for name in ("asyncio", "uvloop") if importlib.util.find_spec(name)]
+
+
+def rows() -> list[Row]:
+    """Return a line for each peer on each loop."""
+    what = "an await in a thread"
+    return [
+        Row(what, loop, f"{loop} {OURS}", peer, f"{loop} {peer}", limit)
+        for loop in LOOPS
         for peer, limit in LIMITS.items()
     ]
-    rounds = measure_rounds(__file__, [[loop] for loop in loops], options.rounds)
-    return 0 if report(rows, rounds, "asgiref") else 1
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(compare.main(__file__, LOOPS, work, rows, "asgiref"))

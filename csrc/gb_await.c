@@ -22,15 +22,23 @@ refuse_to_wait(gb_state *st, PortalObject *p)
     }
 }
 
-/* Tell tools that the stack, in a step of `p` (NULL: in none), goes on.  Runs
- * Python code; keeps a pending exception. */
-static GB_NOINLINE void
-tell_tools_again(gb_state *st, PyThreadState *ts, PortalObject *p)
+/* Tell tools about the running stack, in a step of the portal that is
+ * returned: there may be another one afterwards, or NULL.  Runs Python code,
+ * which may itself wait; keeps a pending exception. */
+static GB_NOINLINE PortalObject *
+tell_tools(gb_state *st, gb_tools_event event)
 {
+    PyThreadState *ts = PyThreadState_GetUnchecked();
     PyObject *pending = PyErr_GetRaisedException();
-    gb_tools_tell(ts, p == NULL ? NULL : st->engine->frame_below(p),
-                  GB_TOOLS_ENTER);
-    PyErr_SetRaisedException(pending);
+    PortalObject *p = gb_portal_here(st, ts);
+
+    PyErr_Clear(); /* of the look-up: the next one says it again */
+    gb_tools_tell(ts, p == NULL ? NULL : st->engine->frame_below(p), event);
+    p = gb_portal_here(st, ts);
+    if (pending != NULL) {
+        PyErr_SetRaisedException(pending);
+    }
+    return p;
 }
 
 /* Hand `trap` (stolen) to the loop and wait for its answer: a value, or an
@@ -44,7 +52,9 @@ ask_loop(gb_state *st, gb_await_frame *frame, PyObject *trap, bool *is_exc,
     PyThreadState *ts = PyThreadState_GetUnchecked();
     /* Looked up anew: the code that yielded the trap may have moved this
      * stack to another step than the one it began in. */
-    PortalObject *p = gb_portal_here(st, ts);
+    PortalObject *p = GB_UNLIKELY(gb_tools_watch(ts, st->monitors))
+                          ? tell_tools(st, GB_TOOLS_LEAVE)
+                          : gb_portal_here(st, ts);
     PyObject *given = NULL;
     bool woken = false;
 
@@ -54,31 +64,26 @@ ask_loop(gb_state *st, gb_await_frame *frame, PyObject *trap, bool *is_exc,
         refuse_to_wait(st, p);
     }
     else {
-        int rc;
-        if (GB_UNLIKELY(gb_tools_watch(ts, st->monitors))) {
-            gb_tools_tell(ts, st->engine->frame_below(p), GB_TOOLS_LEAVE);
-        }
         /* Only while waiting: this is what the task awaits. */
         p->p_awaiting = frame->iterator;
-        rc = st->engine->suspend(p, trap, &woken);
-        if (GB_LIKELY(rc == 0)) {
-            p->p_awaiting = NULL;
+        if (GB_LIKELY(st->engine->suspend(p, trap, &woken) == 0)) {
             *is_exc = p->p_op == GB_OP_THROW;
             given = Py_NewRef(p->p_argument);
         }
-        else if (!woken) { /* else the engine has done it */
+        if (!woken) { /* else the engine has done it */
             p->p_awaiting = NULL;
         }
-        ts = PyThreadState_GetUnchecked();
-        if (GB_UNLIKELY(gb_tools_watch(ts, st->monitors))) {
-            tell_tools_again(st, ts, woken ? NULL : p);
-        }
-        if (GB_LIKELY(given != NULL)) {
-            return given;
-        }
     }
-    *is_exc = *refused = true;
-    return PyErr_GetRaisedException();
+    if (GB_UNLIKELY(given == NULL)) {
+        *is_exc = *refused = true;
+        given = PyErr_GetRaisedException();
+    }
+    /* Not earlier: they may wait, too, and get answers of their own. */
+    if (GB_UNLIKELY(gb_tools_watch(ts, st->monitors))) {
+        (void)tell_tools(st, GB_TOOLS_ENTER);
+        PyErr_Clear(); /* of its look-up */
+    }
+    return given;
 }
 
 /* Pass an exception from the loop on, as `yield from` does.  Runs Python code.

@@ -500,28 +500,6 @@ static PyType_Spec maker_spec = {
     .slots = maker_slots,
 };
 
-/* --------------------------------------------------------- module functions */
-
-static PyObject *
-factory_current_task(PyObject *module, PyObject *Py_UNUSED(ignored))
-{
-    const gb_loop *loop = NULL;
-    PyObject *task
-        = gb_loop_require_current_task(gb_state_of_module(module), &loop);
-    return task == NULL ? NULL : Py_BuildValue("(sN)", loop->name, task);
-}
-
-PyDoc_STRVAR(current_task_doc,
-"current_task($module, /)\n"
-"--\n"
-"\n"
-"The task that runs here: a tuple (\"asyncio\" or \"trio\", task).");
-
-PyMethodDef gb_factory_methods[] = {
-    {"current_task", factory_current_task, METH_NOARGS, current_task_doc},
-    {NULL, NULL, 0, NULL},
-};
-
 int
 gb_factory_add_types(PyObject *module, gb_state *st)
 {

@@ -9,6 +9,4 @@
 
 int gb_factory_add_types(PyObject *module, gb_state *st);
 
-extern PyMethodDef gb_factory_methods[];
-
 #endif

@@ -109,16 +109,6 @@ end_of_call(_PyInterpreterFrame *frame, PyCodeObject *code, gb_calls calls)
     return NULL;
 }
 
-static inline PyCodeObject *
-code_of(_PyInterpreterFrame *frame)
-{
-#if PY_VERSION_HEX >= 0x030d0000
-    return (PyCodeObject *)frame->f_executable;
-#else
-    return frame->f_code;
-#endif
-}
-
 /* What the frame that has called `frame` (NULL: none) has among its operands
  * for it: the generator, the object whose attribute is asked for, ...; NULL if
  * there is nothing. */
@@ -128,7 +118,7 @@ operand_for(_PyInterpreterFrame *frame)
     PyObject *generator = frame == NULL ? NULL : native_generator_of(frame);
     if (generator != NULL || frame == NULL
         || frame->owner == FRAME_OWNED_BY_GENERATOR
-        || code_of(frame)->co_argcount == 0) {
+        || gb_internal_code_of(frame)->co_argcount == 0) {
         return generator;
     }
     return frame->localsplus[0];
@@ -150,11 +140,10 @@ static PyObject *const *
 end_of_values(_PyInterpreterFrame *frame, gb_calls calls,
               _PyInterpreterFrame *callee)
 {
-    PyCodeObject *code = code_of(frame);
+    PyCodeObject *code = gb_internal_code_of(frame);
     PyObject *const *values = frame->localsplus + code->co_nlocalsplus;
     PyObject *const *end;
     PyObject *operand;
-    Py_ssize_t index;
     bool keeps;
 
     if (frame->stacktop >= 0) { /* it calls a Python function */
@@ -164,12 +153,9 @@ end_of_values(_PyInterpreterFrame *frame, gb_calls calls,
     if (end != NULL) {
         return end;
     }
-#if PY_VERSION_HEX >= 0x030d0000
-    index = frame->instr_ptr - _PyCode_CODE(code);
-#else
-    index = frame->prev_instr - _PyCode_CODE(code);
-#endif
-    end = values + gb_bytecode_values_below(code, index, &keeps);
+    end = values
+          + gb_bytecode_values_below(code, gb_internal_instruction_of(frame),
+                                     &keeps);
     /* If the callee were the finalizer of the first operand, given up, that
      * would have a reference more, so that this one is never too many. */
     operand = operand_for(callee);
@@ -191,7 +177,7 @@ visit_frame(_PyInterpreterFrame *frame, gb_calls calls,
         }
     }
     else {
-        Py_VISIT((PyObject *)code_of(frame));
+        Py_VISIT((PyObject *)gb_internal_code_of(frame));
         Py_VISIT(function_of(frame));
         Py_VISIT(frame->f_locals);
         Py_VISIT((PyObject *)frame->frame_obj);

@@ -40,4 +40,29 @@ gb_internal_is_entry_frame(_PyInterpreterFrame *frame)
 #endif
 }
 
+/* The code of `frame`, which is one of Python code.  Borrowed. */
+static inline PyCodeObject *
+gb_internal_code_of(_PyInterpreterFrame *frame)
+{
+#if PY_VERSION_HEX >= 0x030e0000
+    return (PyCodeObject *)PyStackRef_AsPyObjectBorrow(frame->f_executable);
+#elif PY_VERSION_HEX >= 0x030d0000
+    return (PyCodeObject *)frame->f_executable;
+#else
+    return frame->f_code;
+#endif
+}
+
+/* The code unit of the instruction that `frame` is executing. */
+static inline Py_ssize_t
+gb_internal_instruction_of(_PyInterpreterFrame *frame)
+{
+    PyCodeObject *code = gb_internal_code_of(frame);
+#if PY_VERSION_HEX >= 0x030d0000
+    return frame->instr_ptr - _PyCode_CODE(code);
+#else
+    return frame->prev_instr - _PyCode_CODE(code);
+#endif
+}
+
 #endif

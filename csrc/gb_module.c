@@ -5,8 +5,8 @@
 #include "gb_function.h"
 #include "gb_guard.h"
 #include "gb_orphans.h"
-#include "gb_wrappers.h"
 #include "gb_tools.h"
+#include "gb_wrappers.h"
 
 /* ------------------------------------------------------------------- state */
 
@@ -305,8 +305,7 @@ module_exec(PyObject *module)
         return -1;
     }
     if (PyModule_AddFunctions(module, gb_task_methods) < 0
-        || PyModule_AddFunctions(module, gb_function_methods) < 0
-        || PyModule_AddFunctions(module, gb_factory_methods) < 0) {
+        || PyModule_AddFunctions(module, gb_function_methods) < 0) {
         return -1;
     }
     if (PyModule_AddObjectRef(module, "engine_reason", st->engine_reason)

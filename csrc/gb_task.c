@@ -417,6 +417,21 @@ PyDoc_STRVAR(bestow_current_doc,
 "str\n"
 "    The name of the library that runs the task, \"asyncio\" or \"trio\".");
 
+static PyObject *
+task_current_task(PyObject *module, PyObject *Py_UNUSED(ignored))
+{
+    const gb_loop *loop = NULL;
+    PyObject *task
+        = gb_loop_require_current_task(gb_state_of_module(module), &loop);
+    return task == NULL ? NULL : Py_BuildValue("(sN)", loop->name, task);
+}
+
+PyDoc_STRVAR(current_task_doc,
+"current_task($module, /)\n"
+"--\n"
+"\n"
+"The task that runs here: a tuple (\"asyncio\" or \"trio\", task).");
+
 PyMethodDef gb_task_methods[] = {
     {"bestow_portal", GB_CFUNCTION(task_bestow_portal),
      METH_VARARGS | METH_KEYWORDS, bestow_portal_doc},
@@ -424,5 +439,6 @@ PyMethodDef gb_task_methods[] = {
      has_portal_doc},
     {"remove_portal", task_remove_portal, METH_O, remove_portal_doc},
     {"bestow_current", task_bestow_current, METH_NOARGS, bestow_current_doc},
+    {"current_task", task_current_task, METH_NOARGS, current_task_doc},
     {NULL, NULL, 0, NULL},
 };

@@ -31,35 +31,13 @@ typedef struct {
 
 #if PY_VERSION_HEX < 0x03100000 && !defined(Py_GIL_DISABLED)
 
-static PyCodeObject *
-code_of(_PyInterpreterFrame *frame)
-{
-#if PY_VERSION_HEX >= 0x030e0000
-    return (PyCodeObject *)PyStackRef_AsPyObjectBorrow(frame->f_executable);
-#elif PY_VERSION_HEX >= 0x030d0000
-    return (PyCodeObject *)frame->f_executable;
-#else
-    return frame->f_code;
-#endif
-}
-
-static Py_ssize_t
-instruction_of(_PyInterpreterFrame *frame)
-{
-#if PY_VERSION_HEX >= 0x030d0000
-    return frame->instr_ptr - _PyCode_CODE(code_of(frame));
-#else
-    return frame->prev_instr - _PyCode_CODE(code_of(frame));
-#endif
-}
-
 /* What the instruction with `units` calls, which `frame` is executing: its
  * first two operands, borrowed, either may be NULL. */
 static void
 find_operands(_PyInterpreterFrame *frame, const unsigned char *units,
               PyObject *found[2])
 {
-    PyCodeObject *code = code_of(frame);
+    PyCodeObject *code = gb_internal_code_of(frame);
     found[0] = found[1] = NULL;
 #if PY_VERSION_HEX >= 0x030e0000
     if (frame->stackpointer != NULL) {
@@ -75,8 +53,8 @@ find_operands(_PyInterpreterFrame *frame, const unsigned char *units,
     }
 #else
     bool keeps;
-    Py_ssize_t below
-        = gb_bytecode_values_below(code, instruction_of(frame), &keeps);
+    Py_ssize_t below = gb_bytecode_values_below(
+        code, gb_internal_instruction_of(frame), &keeps);
     PyObject *const *first = frame->localsplus + code->co_nlocalsplus + below;
     (void)units;
     found[0] = first[0];
@@ -104,7 +82,7 @@ may_clean_up(_PyInterpreterFrame *callee)
     if (callee == NULL) {
         return false;
     }
-    code = code_of(callee);
+    code = gb_internal_code_of(callee);
     return PyUnicode_CompareWithASCIIString(code->co_name, "__del__") == 0
            || (code->co_argcount > 0 && callee->localsplus[0] != NULL
                && PyWeakref_Check(callee->localsplus[0]));
@@ -117,14 +95,14 @@ static int
 find_function(_PyInterpreterFrame *frame, _PyInterpreterFrame *callee,
               open_call *call)
 {
-    Py_ssize_t index = instruction_of(frame);
+    Py_ssize_t index = gb_internal_instruction_of(frame);
     const unsigned char *units;
     PyObject *operands[2], *bytes;
 
     if (may_clean_up(callee)) {
         return 0;
     }
-    bytes = PyCode_GetCode(code_of(frame));
+    bytes = PyCode_GetCode(gb_internal_code_of(frame));
     if (bytes == NULL) {
         return -1;
     }
@@ -205,7 +183,8 @@ list_calls(PyThreadState *ts, const _PyInterpreterFrame *end, call_list *list)
         if (object->f_frame != frame) { /* not yet complete */
             continue;
         }
-        rc = add_call(list, object, (int)(2 * instruction_of(frame)));
+        rc = add_call(list, object,
+                      (int)(2 * gb_internal_instruction_of(frame)));
         if (rc == 0 && in_c) {
             rc = find_function(frame, callee, &list->calls[list->count - 1]);
         }
@@ -270,11 +249,13 @@ tell_of_function(Py_tracefunc function, PyObject *tool, const open_call *call,
 }
 
 /* What tools in C want to hear of a frame and of the C function that it has
- * called: `functions` tells whether they hear of those. */
+ * called: `functions` tells whether they hear of those.  The tool may switch
+ * itself off meanwhile. */
 static void
 tell_hook(Py_tracefunc function, PyObject *tool, const open_call *call,
           gb_tools_event event, bool functions)
 {
+    Py_XINCREF(tool);
     if (event == GB_TOOLS_LEAVE) {
         if (functions) {
             tell_of_function(function, tool, call, PyTrace_C_RETURN);
@@ -287,6 +268,7 @@ tell_hook(Py_tracefunc function, PyObject *tool, const open_call *call,
             tell_of_function(function, tool, call, PyTrace_C_CALL);
         }
     }
+    Py_XDECREF(tool);
 }
 
 #if PY_VERSION_HEX >= 0x030c0000

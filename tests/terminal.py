@@ -18,6 +18,7 @@ what was printed. ``TIMEOUT`` is for programs that hang.
 from __future__ import annotations
 
 import fcntl
+import importlib.util
 import os
 import pty
 import re
@@ -29,9 +30,22 @@ import termios
 import time
 from pathlib import Path
 
+import pytest
+
 TIMEOUT = 40
 CTRL_C = "\x03"
 CTRL_D = "\x04"
+# To run a test on.
+LOOPS = [
+    pytest.param(
+        name,
+        marks=pytest.mark.skipif(
+            importlib.util.find_spec(name) is None, reason=f"{name} is not installed"
+        ),
+    )
+    for name in ("asyncio", "uvloop", "trio")
+]
+ASYNCIO_LOOPS = LOOPS[:2]
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]|\x1b[=>]|\r")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import re
 import sys
@@ -12,22 +11,11 @@ import pytest
 # Windows has no terminals of this kind, nor engines.
 pytest.importorskip("pty")
 
-from terminal import Terminal
+from terminal import ASYNCIO_LOOPS, LOOPS, Terminal
 
 PDB = "(Pdb) "
 # From 3.13 on pdb stops at the call of set_trace itself, before that after it.
 STOPS_AT_CALL = sys.version_info >= (3, 13)
-
-LOOPS = [
-    pytest.param(
-        name,
-        marks=pytest.mark.skipif(
-            importlib.util.find_spec(name) is None, reason=f"{name} is not installed"
-        ),
-    )
-    for name in ("asyncio", "uvloop", "trio")
-]
-ASYNCIO_LOOPS = LOOPS[:2]
 
 # What the programs need to be written once for all loops.
 PRELUDE = """\

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import re
 import signal
@@ -14,22 +13,11 @@ import pytest
 
 pytest.importorskip("readline")
 
-from terminal import CTRL_C, CTRL_D, Terminal
+from terminal import ASYNCIO_LOOPS, CTRL_C, CTRL_D, LOOPS, Terminal
 
 PROMPT = ">>> "
 MORE = "... "
 TIMEOUT = 60
-
-LOOPS = [
-    pytest.param(
-        name,
-        marks=pytest.mark.skipif(
-            importlib.util.find_spec(name) is None, reason=f"{name} is not installed"
-        ),
-    )
-    for name in ("asyncio", "uvloop", "trio")
-]
-ASYNCIO_LOOPS = LOOPS[:2]
 
 # Run by PYTHONSTARTUP, so that what is typed is the same for all loops.
 HELPERS = """\

@@ -1323,6 +1323,46 @@ def test_cprofile_of_c_functions(runner):
     assert not {"key", "sync_code"} & callers["main"].keys()
 
 
+@each_loop
+@pytest.mark.parametrize("event", ["return", "call", "c_return", "c_call"])
+@pytest.mark.parametrize("fails", [False, True])
+def test_profile_function_that_ends(runner, event, fails, monkeypatch):
+    """It may switch itself off, or fail, when it is told of a step that waits."""
+    strays = []
+    waiting = False
+
+    def profile(frame, what, arg):
+        if waiting and what == event and frame.f_code is sync_code.__code__:
+            if fails:
+                raise LookupError
+            sys.setprofile(None)
+
+    def key(number):
+        nonlocal waiting
+        waiting = True
+        greenback.await_(runner.checkpoint())
+        waiting = False
+        return number
+
+    def sync_code():
+        sys.setprofile(profile)
+        try:
+            return sorted([2, 1], key=key)
+        finally:
+            assert sys.getprofile() is None
+
+    async def main():
+        return await greenback.with_portal_run_sync(sync_code)
+
+    monkeypatch.setattr(sys, "unraisablehook", lambda info: strays.append(info))
+    before = sys.getprofile()
+    try:
+        assert runner.run(main) == [1, 2]
+    finally:
+        sys.setprofile(before)
+    assert [info.exc_type for info in strays] == [LookupError] * fails
+
+
 # --- a debugger ------------------------------------------------------------------
 
 BACKENDS = [{}]

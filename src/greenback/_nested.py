@@ -13,7 +13,6 @@ import contextlib
 import contextvars
 import functools
 import gc
-import inspect
 import sys
 import threading
 import types
@@ -261,6 +260,8 @@ def _as_coroutine(
         return awaitable
     if not any_awaitable:
         raise ValueError(f"this must be a coroutine: {awaitable!r}")
+    import inspect  # asyncio has done so; greenback needs it for nothing else
+
     if not inspect.isawaitable(awaitable):
         raise TypeError(f"this must be a coroutine or an awaitable: {awaitable!r}")
 

@@ -29,8 +29,13 @@ ATTRIBUTES = (
     *("__name__", "__qualname__"),
 )
 # When a Python frame ends with an error and there is no memory to link it to its
-# caller's, the interpreter drops the error.
-LOST_BY_INTERPRETER = ("error return without exception set", "returned NULL without")
+# caller's, the interpreter drops the error; if there is none to make it an object for
+# a profile function, it says something else.
+LOST_BY_INTERPRETER = (
+    "error return without exception set",
+    "returned NULL without",
+    "Missing frame when calling profile function",
+)
 INSIDE = {}
 OUTSIDE = {}
 
@@ -252,6 +257,36 @@ if greenback.engine == "direct":
             coro.send(None)
         except StopIteration:
             pass
+
+
+# Debug builds assert that the interpreter has switched its own events off for a
+# function, which it has not if there was no memory for that.
+if greenback.engine == "direct" and not hasattr(sys, "gettotalrefcount"):
+
+    def wait(_):
+        """Wait, as the key function of a sort."""
+        greenback.await_(Trap())
+        return 0
+
+    def profiled():
+        """Wait below C functions, where a profiler has to be told of it."""
+        sorted([1, 2], key=wait)
+
+    def prepare_profiled():
+        """Make what is to be profiled; from now on something is."""
+        coro = greenback.with_portal_run_sync(profiled)
+        sys.setprofile(lambda *_: None)
+        return coro
+
+    @case(OUTSIDE, prepare=prepare_profiled)
+    def suspend_and_resume_profiled(coro):
+        try:
+            for _ in range(3):
+                coro.send(None)
+        except StopIteration:
+            pass
+        finally:
+            sys.setprofile(None)
 
 
 def attempt(number, fn, expected, prepare, lost):
