@@ -90,14 +90,15 @@ def compare(program: programs.Program, native: World, portal: World) -> None:
     raise Difference("\n".join([f"kinds: {sorted(program.kinds)}", *lines]))
 
 
-def kinds_for(options: Options, *given: str) -> list[str]:
+def kinds_for(options: Options, *given: str, small_stack: bool = False) -> list[str]:
     needs = [*given]
     if options.greenlets:
         needs.append("greenlet")
     # Up to 3.12 greenlet lets the loop's side deallocate what waits for a suspended one.
     # In 3.13 it waits where the C recursion limit is near, which is low in debug builds.
     wanted = (3, 14) if DEBUG_BUILD else (3, 13) if greenlet_engine() else (3, 11)
-    if sys.version_info >= wanted:
+    # From 3.14 on it waits where the end of the C stack is near, too.
+    if sys.version_info >= wanted and not (small_stack and sys.version_info >= (3, 14)):
         needs.append("trashcan")
     kinds = frames.available(*needs)
     return [kind for kind in kinds if kind in options.keep] if options.keep else kinds
@@ -175,7 +176,6 @@ def thread_round(seed: int, options: Options, counts: Counter[str]) -> None:
     """Several threads at once, some with small stacks."""
     choices = random.Random(seed)
     disguised = choices.random() < 0.5
-    kinds = kinds_for(options, "known tasks", *["disguise"] * disguised)
     errors: list[BaseException] = []
 
     def target(number: int, small: bool) -> None:
@@ -186,6 +186,8 @@ def thread_round(seed: int, options: Options, counts: Counter[str]) -> None:
             suspensions_per_function=20,
         )
         own_seed = seed * 100 + number
+        needs = ["known tasks", *["disguise"] * disguised]
+        kinds = kinds_for(options, *needs, small_stack=small)
         program = programs.Generator(own_seed, kinds, limits).program(2)
 
         def run(world: World) -> None:
