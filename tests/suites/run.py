@@ -5,9 +5,9 @@
 (the tests that Trio installs), ``anyio`` and ``uvloop`` (the tests in the source distribution of
 the version that is installed, which pip fetches into .venvs). What fails is run again in the same
 harness without portals, and what passes there twice more with portals, to tell it from what fails
-now and then. The rest must stand in known.toml, under the engine in force. With ``--native`` the whole suite is run without
-portals first. Prints the figures; the exit code is 1 if something else failed, or if something in
-known.toml does not fail any more.
+now and then. The rest must stand in known.toml, under the engine in force. With ``--native`` the
+whole suite is run without portals first. Prints the figures; the exit code is 1 if something else
+failed, or if something in known.toml does not fail any more.
 """
 
 from __future__ import annotations
