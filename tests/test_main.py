@@ -1023,12 +1023,16 @@ async def child():
     except BaseException as error:
         say(f"child: {type(error).__name__}")
         raise
+async def say_when_all_wait():
+    from trio.testing import wait_all_tasks_blocked
+    await wait_all_tasks_blocked()
+    say("ready")
 def run_children():
     if library.__name__ == "trio":
         with async_context(library.open_nursery()) as nursery:
             nursery.start_soon(child)
             nursery.start_soon(child)
-            call_when_suspended(lambda: say("ready"))
+            library.lowlevel.spawn_system_task(say_when_all_wait)
     else:
         with async_context(library.TaskGroup()) as group:
             group.create_task(child())
