@@ -46,7 +46,8 @@ LOOPS = [
     for name in ("asyncio", "uvloop", "trio")
 ]
 ASYNCIO_LOOPS = LOOPS[:2]
-ESCAPES = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]|\x1b[=>]|\r")
+# Ctrl-C's echo is left out as well: it comes before or after the program's reply.
+LEFT_OUT = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]|\x1b[=>]|\r|\^C")
 
 
 def _take_terminal():
@@ -132,5 +133,5 @@ class Terminal:
         except OSError:  # Linux: the program has closed the terminal
             return False
         self.transcript += data.decode(errors="replace")
-        self.output = ESCAPES.sub("", self.output + data.decode(errors="replace"))
+        self.output = LEFT_OUT.sub("", self.output + data.decode(errors="replace"))
         return bool(data)
