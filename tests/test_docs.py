@@ -51,6 +51,15 @@ def test_page(page: str, tmp_path: Path) -> None:
     assert result.stderr == ""
 
 
+def test_links_of_readme() -> None:
+    """Sphinx checks those of docs/; the files that README.md links to exist."""
+    targets = re.findall(
+        r"\]\((?!https?:)([^)#]+)", (ROOT / "README.md").read_text("utf-8")
+    )
+    assert targets
+    assert [target for target in targets if not (ROOT / target).exists()] == []
+
+
 def main(path: str) -> None:
     """Run one page."""
     from sybil import Example, Sybil
