@@ -13,6 +13,8 @@
 #   make torture     random programs, natively and with portals: two minutes
 #   make soak        the same for an hour, on every Python the direct engine knows
 #   make package     build sdist and wheel, and try both in empty environments
+#   make package-all the same with wheels for every supported Python
+#   make news        the changelog's next entry; with VERSION= it is written into CHANGELOG.md
 #   make test-all    all of the above that CI does, on every supported Python
 #   make clean       remove environments and what was built
 #
@@ -25,7 +27,7 @@ SOAK_SECONDS ?= 3600
 C_FILES = $(wildcard csrc/*.c csrc/*.h csrc/engine/*.c csrc/engine/*.h)
 
 .PHONY: test demo bench bench-features lint lint-python lint-types lint-c format coverage \
-	sanitize suites torture soak package test-all clean
+	sanitize suites torture soak package package-all news test-all clean
 
 test:
 	tools/test-env $(VENV) $(PYTHON) test
@@ -86,6 +88,13 @@ soak:
 
 package:
 	tools/check-package .venvs/package $(PYTHON)
+
+package-all:
+	tools/check-package .venvs/package $(foreach version,3.13 3.11 3.12 3.14 3.15,$(shell tools/find-python $(version)))
+
+news:
+	tools/test-env $(VENV) $(PYTHON) news
+	$(VENV)/bin/towncrier build $(if $(VERSION),--version $(VERSION),--draft --version next)
 
 test-all:
 	.ci/run
