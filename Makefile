@@ -12,6 +12,7 @@
 #   make suites      the tests of asyncio, Trio, AnyIO and uvloop, with a portal in every task
 #   make torture     random programs, natively and with portals: two minutes
 #   make soak        the same for an hour, on every Python the direct engine knows
+#   make docs        the documentation, in build/docs
 #   make package     build sdist and wheel, and try both in empty environments
 #   make package-all the same with wheels for every supported Python
 #   make news        the changelog's next entry; with VERSION= it is written into CHANGELOG.md
@@ -27,7 +28,7 @@ SOAK_SECONDS ?= 3600
 C_FILES = $(wildcard csrc/*.c csrc/*.h csrc/engine/*.c csrc/engine/*.h)
 
 .PHONY: test demo bench bench-features lint lint-python lint-types lint-c format coverage \
-	sanitize suites torture soak package package-all news test-all clean
+	sanitize suites torture soak docs package package-all news test-all clean
 
 test:
 	tools/test-env $(VENV) $(PYTHON) test
@@ -85,6 +86,10 @@ torture:
 
 soak:
 	tools/soak $(SOAK_SECONDS)
+
+docs:
+	tools/test-env .venvs/docs $(PYTHON) docs
+	.venvs/docs/bin/sphinx-build -E -W -n --keep-going docs build/docs
 
 package:
 	tools/check-package .venvs/package $(PYTHON)

@@ -156,14 +156,21 @@ PyDoc_STRVAR(guard_doc,
 "A context manager for a section in which the current task must not be\n"
 "suspended, since other tasks must not run in between.\n"
 "\n"
-"A suspension in the section, by await_() in code that it calls or by an await\n"
-"of the task's own coroutine, raises RuntimeError there. Awaiting what is ready\n"
-"is no suspension. In a task without a portal await_() can't wait anyway, and\n"
-"the section does nothing.\n"
+"A suspension in the section, by :func:`await_` in code that it calls or by an\n"
+"await of the task's own coroutine, raises RuntimeError there. Awaiting what is\n"
+"ready is no suspension. In a task without a portal ``await_`` can't wait\n"
+"anyway, and the section does nothing.\n"
 "\n"
-":param reason: why, as a str; it becomes part of the message, with the place\n"
-"    where the section was entered.\n"
-":raises RuntimeError: if sections are not left in the reverse order.");
+"Parameters\n"
+"----------\n"
+"reason : str, optional\n"
+"    Why. It becomes part of the message, with the place where the section was\n"
+"    entered.\n"
+"\n"
+"Raises\n"
+"------\n"
+"RuntimeError\n"
+"    If sections are not left in the reverse order.");
 
 static PyMethodDef guard_methods[] = {
     {"__enter__", guard_enter, METH_NOARGS, NULL},

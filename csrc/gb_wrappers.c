@@ -150,7 +150,7 @@ PyDoc_STRVAR(enter_doc,
 "__enter__($self, /)\n"
 "--\n"
 "\n"
-"Enter the async context manager; return what its __aenter__() gives.");
+"Enter the async context manager; return what its ``__aenter__()`` gives.");
 
 PyDoc_STRVAR(exit_doc,
 "__exit__($self, /, *exc)\n"
@@ -178,8 +178,8 @@ PyDoc_STRVAR(context_doc,
 "\n"
 "Make an async context manager usable in a plain ``with`` statement.\n"
 "\n"
-"Its __aenter__() and __aexit__() are awaited as await_() does, so a portal\n"
-"is needed.\n"
+"Its ``__aenter__()`` and ``__aexit__()`` are awaited as :func:`await_` does, so\n"
+"a portal is needed.\n"
 "\n"
 "Parameters\n"
 "----------\n"
@@ -456,9 +456,9 @@ PyDoc_STRVAR(iter_doc,
 "Make an async iterable usable in a plain ``for`` loop, in ``yield from`` and\n"
 "wherever else an iterator is expected.\n"
 "\n"
-"Each item is awaited as await_() does, so a portal is needed.  If the async\n"
-"iterator is a generator (has asend, athrow and aclose), the result has send,\n"
-"throw and close.\n"
+"Each item is awaited as :func:`await_` does, so a portal is needed. If the async\n"
+"iterator is a generator (has ``asend``, ``athrow`` and ``aclose``), the result has\n"
+"``send``, ``throw`` and ``close``.\n"
 "\n"
 "Parameters\n"
 "----------\n"

@@ -76,6 +76,10 @@ class Family:
         loop = asyncio.get_running_loop()
         return await loop.create_task(self.member(name, depth), **kwds)
 
+    async def start_after(self, event):
+        await event.wait()
+        return await self.start("late")
+
     def take(self):
         """Return the one answer of all members since the last time."""
         portals, self.portals = self.portals, {}
@@ -546,9 +550,8 @@ def test_children_outlive_the_context(asyncio_runner, family):
     """They keep their portals, what they start afterwards has none."""
 
     async def long_lived(proceed):
-        await proceed.wait()
+        await family.start_after(proceed)
         assert check_portal()
-        await family.start("late")
         assert not family.take()
 
     async def main():
@@ -563,14 +566,10 @@ def test_children_outlive_the_context(asyncio_runner, family):
 
 
 def test_another_tree_does_not_revive_one(asyncio_runner, family):
-    async def long_lived(proceed):
-        await proceed.wait()
-        await family.start("late")
-
     async def main():
         proceed = asyncio.Event()
         with portals_for_children():
-            task = asyncio.create_task(long_lived(proceed))
+            task = asyncio.create_task(family.start_after(proceed))
             await asyncio_runner.settle()
         with portals_for_children():
             proceed.set()
@@ -581,15 +580,11 @@ def test_another_tree_does_not_revive_one(asyncio_runner, family):
 
 
 def test_children_of_an_inner_tree_belong_to_the_outer(asyncio_runner, family):
-    async def long_lived(proceed):
-        await proceed.wait()
-        await family.start("late")
-
     async def main():
         proceed = asyncio.Event()
         with portals_for_children():
             with portals_for_children():
-                task = asyncio.create_task(long_lived(proceed))
+                task = asyncio.create_task(family.start_after(proceed))
                 await asyncio_runner.settle()
             proceed.set()
             await task

@@ -160,8 +160,12 @@ def _run_in_task(
 ) -> Any:
     """Run the coroutine in a new task and await that."""
     contained = _contained(coroutine, owner)
-    contained.__name__ = getattr(coroutine, "__name__", "")
-    contained.__qualname__ = getattr(coroutine, "__qualname__", "")
+    named: Any = coroutine
+    try:
+        contained.__name__ = named.__name__
+        contained.__qualname__ = named.__qualname__
+    except AttributeError:  # a coroutine of a type that has none
+        contained.__name__ = contained.__qualname__ = ""
     try:
         task = _start_task(loop, contained, context)
     except BaseException:
@@ -177,7 +181,7 @@ def _run_in_task(
             except asyncio.CancelledError as error:
                 if not task.cancel(*error.args[:1]):  # done
                     raise
-        result = await_(task)
+        result = task.result() if task.done() else await_(task)
         if type(result) is _Escaped:
             raise result.error
         return result
@@ -195,14 +199,9 @@ def _run_in_task(
         result = None
 
 
-class _Depth(threading.local):
-    """How many tasks are doing their first step inside one another."""
-
-    value = 0
-
-
-_depth = _Depth()
-_MAX_DEPTH = 10
+# How many tasks of a loop are doing their first step inside one another.
+_first_steps: dict[asyncio.AbstractEventLoop, int] = {}
+_MAX_FIRST_STEPS = 10  # each takes some of the stack
 
 
 def _start_task(
@@ -215,25 +214,28 @@ def _start_task(
     if context is not None and not _is_free(context):
         # A task that starts at once could not enter it.
         return asyncio.Task(coroutine, loop=loop, context=context)
-    depth = _depth.value
+    first_steps = _first_steps.get(loop, 0)
     if (
         not _HAS_EAGER_TASKS
-        or depth == _MAX_DEPTH  # each takes some of the stack
+        or first_steps == _MAX_FIRST_STEPS
         or loop.get_task_factory() is not None
-        # Another loop's, or one that was put in its place. A tree's shows the
-        # attributes of what it stands for.
-        or getattr(loop.create_task, "__func__", None)
-        is not asyncio.BaseEventLoop.create_task
+        # Another class's, or one that was put in its place.
+        or type(loop).create_task is not asyncio.BaseEventLoop.create_task
+        or "create_task" in loop.__dict__
     ):
         kwds: Any = {} if context is None else {"context": context}
         task: asyncio.Task[Any] = loop.create_task(coroutine, **kwds)
         return task
-    _depth.value = depth + 1
+    _first_steps[loop] = first_steps + 1
+    make_task: Any = asyncio.Task
     try:
-        kwds = {"eager_start": True}
-        return asyncio.Task(coroutine, loop=loop, context=context, **kwds)
+        task = make_task(coroutine, loop=loop, context=context, eager_start=True)
     finally:
-        _depth.value = depth
+        if first_steps:
+            _first_steps[loop] = first_steps
+        else:
+            del _first_steps[loop]
+    return task
 
 
 # 3.12.0 and 3.12.1 crash if the coroutine of one that has ended is asked for.
@@ -379,7 +381,9 @@ def _run_until_complete(
 ) -> Any:
     if loop is not running and (loop.is_closed() or loop.is_running()):
         return original(loop, future)
-    if type(future) is types.CoroutineType or not asyncio.isfuture(future):
+    if type(future) is types.CoroutineType:  # what follows would do it, too
+        return _run_in_task(running, future)
+    if not asyncio.isfuture(future):
         return _run_in_task(running, _as_coroutine(future, any_awaitable=True))
     if future.get_loop() is running:
         return await_(future)
@@ -487,10 +491,10 @@ def _running_loop() -> asyncio.AbstractEventLoop | None:
 
 def _can_wait() -> bool:
     """Whether a task of the running loop can be awaited here."""
-    if not _core.has_portal():
-        return False
-    if "trio" not in sys.modules:
-        return True
+    return _core.has_portal() and ("trio" not in sys.modules or _is_in_asyncio())
+
+
+def _is_in_asyncio() -> bool:
     try:
         library, _ = _core.current_task()
     except Exception:  # a portal of something that is no task

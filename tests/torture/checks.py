@@ -13,6 +13,7 @@ from typing import Any
 from native import thread_state
 
 GENERATED = re.compile(r"f\d+\Z")
+ENTRY = re.compile(r"f\d+:\d+\Z")
 ROOT = "task_root"
 
 
@@ -49,6 +50,11 @@ def traceback_names(traceback: TracebackType | None) -> tuple[str, ...]:
             names.append(f"{name}:{traceback.tb_lineno}")
         traceback = traceback.tb_next
     return tuple(names)
+
+
+def is_traceback_entry(value: object) -> bool:
+    """Whether it is one of traceback_names()."""
+    return isinstance(value, str) and ENTRY.match(value) is not None
 
 
 def exception_types(exc: BaseException | None, most: int = 6) -> tuple[str, ...]:
