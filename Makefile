@@ -14,6 +14,8 @@
 #   make soak        the same for an hour, on every Python the direct engine knows
 #   make docs        the documentation, in build/docs
 #   make package     build sdist and wheel, and try both in empty environments
+#   make package-all the same with wheels for every supported Python
+#   make news        the changelog's next entry; with VERSION= it is written into CHANGELOG.md
 #   make test-all    all of the above that CI does, on every supported Python
 #   make clean       remove environments and what was built
 #
@@ -26,7 +28,7 @@ SOAK_SECONDS ?= 3600
 C_FILES = $(wildcard csrc/*.c csrc/*.h csrc/engine/*.c csrc/engine/*.h)
 
 .PHONY: test demo bench bench-features lint lint-python lint-types lint-c format coverage \
-	sanitize suites torture soak docs package test-all clean
+	sanitize suites torture soak docs package package-all news test-all clean
 
 test:
 	tools/test-env $(VENV) $(PYTHON) test
@@ -56,7 +58,7 @@ lint-python:
 lint-types:
 	tools/test-env $(VENV) $(PYTHON) lint test
 	$(VENV)/bin/mypy src
-	$(VENV)/bin/stubtest greenback
+	$(VENV)/bin/stubtest --allowlist tools/stubtest-allowlist greenback
 
 lint-c:
 	tools/test-env $(VENV) $(PYTHON) lint
@@ -91,6 +93,13 @@ docs:
 
 package:
 	tools/check-package .venvs/package $(PYTHON)
+
+package-all:
+	tools/check-package .venvs/package $(foreach version,3.13 3.11 3.12 3.14 3.15,$(shell tools/find-python $(version)))
+
+news:
+	tools/test-env $(VENV) $(PYTHON) news
+	$(VENV)/bin/towncrier build $(if $(VERSION),--version $(VERSION),--draft --version next)
 
 test-all:
 	.ci/run

@@ -220,8 +220,8 @@ is_of_interpreter(Py_tracefunc function)
 }
 
 static void
-tell(Py_tracefunc function, PyObject *tool, PyFrameObject *frame, int what,
-     PyObject *arg)
+tell_tool(Py_tracefunc function, PyObject *tool, PyFrameObject *frame,
+          int what, PyObject *arg)
 {
     if (function(tool, frame, what, arg) < 0) {
         PyErr_WriteUnraisable(tool);
@@ -244,7 +244,7 @@ tell_of_function(Py_tracefunc function, PyObject *tool, const open_call *call,
         PyErr_WriteUnraisable(call->function);
         return;
     }
-    tell(function, tool, call->frame, what, called);
+    tell_tool(function, tool, call->frame, what, called);
     Py_DECREF(called);
 }
 
@@ -260,10 +260,10 @@ tell_hook(Py_tracefunc function, PyObject *tool, const open_call *call,
         if (functions) {
             tell_of_function(function, tool, call, PyTrace_C_RETURN);
         }
-        tell(function, tool, call->frame, PyTrace_RETURN, Py_None);
+        tell_tool(function, tool, call->frame, PyTrace_RETURN, Py_None);
     }
     else {
-        tell(function, tool, call->frame, PyTrace_CALL, Py_None);
+        tell_tool(function, tool, call->frame, PyTrace_CALL, Py_None);
         if (functions) {
             tell_of_function(function, tool, call, PyTrace_C_CALL);
         }

@@ -60,6 +60,9 @@ import pytest
 
 import greenback
 
+# Windows has no pseudo-terminals to type into.
+collect_ignore = ["test_debugger.py", "test_repl.py"] * (sys.platform == "win32")
+
 
 def pytest_configure(config):
     # Raised in the coroutine's finalizer, so that the hook of `strays` sees it.

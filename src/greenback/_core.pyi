@@ -1,5 +1,11 @@
 import sys
-from collections.abc import AsyncIterable, Awaitable, Callable, Generator, Iterator
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    Awaitable,
+    Callable,
+    Generator,
+)
 from collections.abc import Coroutine as AbstractCoroutine
 from contextlib import AbstractAsyncContextManager
 from contextvars import ContextVar, Token
@@ -10,13 +16,12 @@ from typing import (
     Generic,
     ParamSpec,
     Self,
-    TypeVar,
     final,
     overload,
 )
 from weakref import WeakKeyDictionary
 
-from typing_extensions import disjoint_base
+from typing_extensions import TypeVar, disjoint_base
 
 if TYPE_CHECKING:
     import asyncio
@@ -27,6 +32,11 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 _T_co = TypeVar("_T_co", covariant=True)
+_Send = TypeVar("_Send")
+_Send_contra = TypeVar("_Send_contra", contravariant=True, default=Any)
+_Exit_co = TypeVar(
+    "_Exit_co", covariant=True, bound=bool | None, default=bool | None
+)  # type checkers tell by it whether the manager may swallow exceptions
 
 engine: str
 engine_reason: str
@@ -82,21 +92,16 @@ class StandIn:
     def __next__(self) -> Any: ...
 
 @disjoint_base
-class async_context(Generic[_T_co]):
-    def __init__(self, cm: AbstractAsyncContextManager[_T_co, bool | None]) -> None: ...
+class async_context(Generic[_T_co, _Exit_co]):
+    def __init__(self, cm: AbstractAsyncContextManager[_T_co, _Exit_co]) -> None: ...
     def __enter__(self) -> _T_co: ...
-    @overload
-    def __exit__(
-        self, exc_type: None, exc: None, traceback: None, /
-    ) -> bool | None: ...
-    @overload
     def __exit__(
         self,
-        exc_type: type[BaseException],
-        exc: BaseException,
-        traceback: TracebackType,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
         /,
-    ) -> bool | None: ...
+    ) -> _Exit_co: ...
     def __class_getitem__(cls, item: Any, /) -> GenericAlias: ...
 
 @final
@@ -107,13 +112,18 @@ class forbid_await:
 
 @disjoint_base
 class async_iter(Generic[_T_co]):
-    def __init__(self, iterable: AsyncIterable[_T_co]) -> None: ...
-    def __iter__(self) -> Iterator[_T_co]: ...
+    @overload
+    def __new__(
+        cls, iterable: AsyncGenerator[_T_co, _Send]
+    ) -> async_generator[_T_co, _Send]: ...
+    @overload
+    def __new__(cls, iterable: AsyncIterable[_T_co]) -> Self: ...
+    def __iter__(self) -> Self: ...
     def __next__(self) -> _T_co: ...
     def __class_getitem__(cls, item: Any, /) -> GenericAlias: ...
 
-class async_generator(async_iter[_T_co]):
-    def send(self, val: Any, /) -> _T_co: ...
+class async_generator(async_iter[_T_co], Generic[_T_co, _Send_contra]):
+    def send(self, val: _Send_contra, /) -> _T_co: ...
     def throw(self, *exc: Any) -> _T_co: ...
     def close(self) -> None: ...
 

@@ -31,4 +31,4 @@ class Engine(str):
         return Engine, (str(self), self.reason)
 
 
-engine = Engine(_core.engine, _core.engine_reason)
+engine: Engine = Engine(_core.engine, _core.engine_reason)

@@ -160,9 +160,10 @@ def _run_in_task(
 ) -> Any:
     """Run the coroutine in a new task and await that."""
     contained = _contained(coroutine, owner)
+    named: Any = coroutine
     try:
-        contained.__name__ = coroutine.__name__
-        contained.__qualname__ = coroutine.__qualname__
+        contained.__name__ = named.__name__
+        contained.__qualname__ = named.__qualname__
     except AttributeError:  # a coroutine of a type that has none
         contained.__name__ = contained.__qualname__ = ""
     try:

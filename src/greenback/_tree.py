@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, TypeVarTuple, overload
 
 from . import _core, _tree_asyncio
 from ._impl import with_portal_run
@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 else:
     Instrument = object
 
+P = ParamSpec("P")
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 # Made when Trio has been imported.
 _run_instrument: trio.lowlevel.RunVar[AutoPortalInstrument | None] | None = None
@@ -181,8 +183,17 @@ async def _portals_for_tree_trio(task: trio.lowlevel.Task) -> AsyncIterator[None
             await trio.lowlevel.cancel_shielded_checkpoint()
 
 
+# Overloaded as with_portal_run is.
+@overload
 async def with_portal_run_tree(
-    async_fn: Callable[..., Awaitable[T]], *args: Any, **kwds: Any
+    async_fn: Callable[[*Ts], Awaitable[T]], *args: *Ts
+) -> T: ...
+@overload
+async def with_portal_run_tree(
+    async_fn: Callable[P, Awaitable[T]], *args: P.args, **kwds: P.kwargs
+) -> T: ...
+async def with_portal_run_tree(
+    async_fn: Callable[..., Awaitable[T]], *args: object, **kwds: object
 ) -> T:
     """Await ``async_fn(*args, **kwds)`` with portals for it and for the tasks that it starts.
 

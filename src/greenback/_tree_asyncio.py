@@ -13,15 +13,19 @@ from __future__ import annotations
 import sys
 import types
 import weakref
-from collections.abc import AsyncIterator, Callable, Generator, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, overload
 
 from . import _core
 
 if TYPE_CHECKING:
     import asyncio
+
+P = ParamSpec("P")
+T = TypeVar("T")
+FutureT = TypeVar("FutureT", bound="asyncio.Future[Any]")
 
 _tree: ContextVar[_core.TreeMark | None] = ContextVar("greenback_tree")
 
@@ -141,6 +145,22 @@ async def portals_for_tree(task: asyncio.Task[Any]) -> AsyncIterator[None]:
                 await _shielded_checkpoint()
 
 
+class TaskFactory(Protocol):
+    """A task factory that makes an :class:`asyncio.Task`; for type checkers."""
+
+    def __call__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        coro: Coroutine[Any, Any, T] | Generator[Any, None, T],
+        /,
+        **kwds: Any,
+    ) -> asyncio.Task[T]: ...
+
+
+@overload
+def portal_task_factory(inner: None = None) -> TaskFactory: ...
+@overload
+def portal_task_factory(inner: Callable[P, FutureT]) -> Callable[P, FutureT]: ...
 def portal_task_factory(
     inner: Callable[..., asyncio.Future[Any]] | None = None,
 ) -> Callable[..., Any]:

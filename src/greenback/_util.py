@@ -33,9 +33,7 @@ def autoawait(fn: Callable[P, Awaitable[T]]) -> Callable[P, T]:
     return _core.make_autoawait(fn)
 
 
-def decorate_as_sync(
-    decorator: Callable[..., Any],
-) -> Callable[[Callable[..., Awaitable[Any]]], Any]:
+def decorate_as_sync(decorator: Callable[..., Any]) -> Callable[..., Any]:
     """Apply a decorator for synchronous functions to an async one.
 
     ``decorator`` gets a synchronous function which awaits the async one by
@@ -56,7 +54,7 @@ def decorate_as_sync(
         A decorator for async functions.
     """
 
-    def decorate(async_fn: Callable[..., Awaitable[Any]]) -> Any:
+    def decorate(async_fn: Callable[..., Awaitable[Any]]) -> Callable[..., Any]:
         inner = decorator(autoawait(async_fn))
 
         @functools.wraps(inner)
