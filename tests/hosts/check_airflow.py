@@ -123,9 +123,12 @@ class Supervisor:
             self.send(number, sync)
         elif kind == "GetConnection":
             name = request["conn_id"]
+            nothing = ("schema", "login", "password", "port", "extra")
             result = ConnectionResult(
-                **{"conn_id": name, "conn_type": "http", "host": f"of {name}"},
-                **dict.fromkeys(("schema", "login", "password", "port", "extra")),
+                conn_id=name,
+                conn_type="http",
+                host=f"of {name}",
+                **dict.fromkeys(nothing),
             )
             # Answered when all triggers wait, the last one first.
             self.unanswered.append((number, result))
