@@ -41,7 +41,7 @@ async def with_portal_run(function, *args, **kwds):
 async def with_portal_run_sync(function, *args, **kwds):
     return function(*args, **kwds)
 greenback.ensure_portal = ensure_portal
-greenback.with_portal_run = with_portal_run
+greenback.with_portal_run = greenback.with_portal_run_tree = with_portal_run
 greenback.with_portal_run_sync = with_portal_run_sync
 """,
 }
@@ -70,7 +70,8 @@ def install(host: str, wheel: Path) -> Path:
         subprocess.run(command, check=True)
     into = ("--python", python, "install", "--quiet")
     pip(*into, "--requirements-from-script", HERE / f"check_{host}.py")
-    pip(*into, "--force-reinstall", wheel)
+    extra = "[greenlet]" if greenback.engine == "greenlet" else ""
+    pip(*into, "--force-reinstall", f"{wheel}{extra}")
     return python
 
 
