@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import queue
 import sys
 from importlib.metadata import version
 
@@ -102,7 +103,10 @@ def run_cell(cell: str) -> None:
 try:
     client.wait_for_ready(timeout=TIMEOUT)
     for cell in CELLS.split("# %%\n"):
-        run_cell(cell)
+        try:
+            run_cell(cell)
+        except queue.Empty:
+            raise TimeoutError(f"{cell}\n{shown}") from None
     for text in ("printed by a", "printed by b", "printed by c", "LookupError"):
         assert text in shown, f"{shown}\nlacks {text}"
 finally:
