@@ -10,6 +10,7 @@
 #   make coverage    the suite with C coverage, at least $(COVERAGE_MINIMUM) %
 #   make sanitize    the suite under AddressSanitizer and UBSan
 #   make suites      the tests of asyncio, Trio, AnyIO and uvloop, with a portal in every task
+#   make hosts       packages from PyPI that use greenback, at work
 #   make torture     random programs, natively and with portals: two minutes
 #   make soak        the same for an hour, on every Python the direct engine knows
 #   make docs        the documentation, in build/docs
@@ -19,7 +20,7 @@
 #   make test-all    all of the above that CI does, on every supported Python
 #   make clean       remove environments and what was built
 #
-# PYTEST_ARGS, DEMO_ARGS, BENCH_ARGS and TORTURE_ARGS are passed on.
+# PYTEST_ARGS, DEMO_ARGS, BENCH_ARGS, SUITES_ARGS, HOSTS_ARGS and TORTURE_ARGS are passed on.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -28,7 +29,7 @@ SOAK_SECONDS ?= 3600
 C_FILES = $(wildcard csrc/*.c csrc/*.h csrc/engine/*.c csrc/engine/*.h)
 
 .PHONY: test demo bench bench-features lint lint-python lint-types lint-c format coverage \
-	sanitize suites torture soak docs package package-all news test-all clean
+	sanitize suites hosts torture soak docs package package-all news test-all clean
 
 test:
 	tools/test-env $(VENV) $(PYTHON) test
@@ -79,6 +80,10 @@ sanitize:
 suites:
 	tools/test-env $(VENV) $(PYTHON) suites
 	$(VENV)/bin/python tests/suites/run.py $(SUITES_ARGS)
+
+hosts:
+	tools/test-env $(VENV) $(PYTHON) build
+	$(VENV)/bin/python tests/hosts/run.py $(HOSTS_ARGS)
 
 torture:
 	tools/test-env $(VENV) $(PYTHON) torture

@@ -1092,6 +1092,30 @@ def test_loop_in_the_worker_thread(worker):
     assert worker.run(in_thread) == "value"
 
 
+ANYIO_ONLY = """
+import anyio, anyio.to_thread
+import greenback
+
+async def value():
+    await anyio.sleep(0)
+    return "value"
+
+def in_thread():
+    return greenback.has_portal(), greenback.await_(value())
+
+print(anyio.run(anyio.to_thread.run_sync, in_thread))
+"""
+
+
+@pytest.mark.skipif(anyio is None, reason="AnyIO is not installed")
+def test_only_anyio_threads_are_imported():
+    """Nobody has imported anyio.from_thread, as in FastAPI."""
+    run = subprocess.run(
+        [sys.executable, "-c", ANYIO_ONLY], capture_output=True, text=True
+    )
+    assert run.stdout == "(True, 'value')\n", run.stderr
+
+
 AT_EXIT = """
 import os
 import greenback

@@ -99,11 +99,15 @@ class AnyioHost:
 
     @classmethod
     def of_this_thread(cls) -> AnyioHost | None:
-        from_thread = sys.modules.get("anyio.from_thread")
-        check_cancelled = getattr(from_thread, "check_cancelled", None)
-        if from_thread is None or check_cancelled is None:  # AnyIO before 4.1
+        if "anyio" not in sys.modules:
             return None
         from asyncio import CancelledError
+
+        from anyio import from_thread  # which AnyIO does not need for its threads
+
+        check_cancelled = getattr(from_thread, "check_cancelled", None)
+        if check_cancelled is None:  # AnyIO before 4.1
+            return None
 
         try:
             check_cancelled()
