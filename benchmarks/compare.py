@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import environments
-from report import format_figure, markdown
+from report import describe, format_figure, markdown, save, spread
 
 Times = dict[str, float]
 
@@ -46,12 +45,23 @@ def main(
     parser = argparse.ArgumentParser(description="see the head of the file")
     parser.add_argument("--worker", choices=workers, help=argparse.SUPPRESS)
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--json", metavar="FILE", type=Path)
     options = parser.parse_args()
     if options.worker is not None:
         print(json.dumps(work(options.worker)))
         return 0
     rounds = measure_rounds(script, workers, options.rounds)
-    return 0 if report(rows(), rounds, *packages) else 1
+    section = {
+        **environments.conditions(*packages),
+        "method": f"Median of {len(rounds)} rounds; the {environments.find_engine(None)}"
+        " engine. A ratio is the median of those of the rounds.",
+        "rows": [summed_up(row, rounds) for row in rows()],
+    }
+    text, missed = table(section["rows"])
+    print(text, "", describe(section), sep="\n")
+    if options.json:
+        save(options.json, Path(script).stem, section)
+    return 1 if missed else 0
 
 
 def measure_rounds(script: str, workers: Sequence[str], rounds: int) -> list[Times]:
@@ -68,35 +78,35 @@ def measure_rounds(script: str, workers: Sequence[str], rounds: int) -> list[Tim
     return result
 
 
-def report(rows: Sequence[Row], rounds: Sequence[Times], *packages: str) -> bool:
-    """Print the table and what it was measured with; whether all targets are reached."""
+def summed_up(row: Row, rounds: Sequence[Times]) -> dict[str, Any]:
+    """Return quartiles of what a row compares, as JSON has them."""
+    ours, theirs = ([r[key] for r in rounds] for key in (row.ours, row.theirs))
+    ratios = [a / b for a, b in zip(ours, theirs, strict=True)]
+    return {
+        "what": row.what,
+        "loop": row.loop,
+        "peer": row.peer,
+        "limit": row.limit,
+        "ours": spread(ours),
+        "theirs": spread(theirs),
+        "ratio": spread(ratios),
+    }
+
+
+def table(rows: Sequence[dict[str, Any]]) -> tuple[str, int]:
+    """Return the table as Markdown and how many targets were missed."""
     lines, missed = [], 0
     for row in rows:
-        ours, theirs = ([r[key] for r in rounds] for key in (row.ours, row.theirs))
-        ratio = statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
+        ours, theirs, ratio = (row[key][1] for key in ("ours", "theirs", "ratio"))
         target = ""
-        if row.limit is not None:
-            missed += ratio > row.limit
-            target = f"≤ {row.limit:g} {'MISSED' if ratio > row.limit else 'ok'}"
-        figures = [format_figure(statistics.median(t), "s") for t in (ours, theirs)]
+        if row["limit"] is not None:
+            missed += ratio > row["limit"]
+            target = f"≤ {row['limit']:g} {'MISSED' if ratio > row['limit'] else 'ok'}"
         lines.append(
             [
-                *(row.what, row.loop, figures[0], row.peer, figures[1]),
-                *(f"{ratio:.2f}", target),
+                *(row["what"], row["loop"], format_figure(ours, "second"), row["peer"]),
+                *(format_figure(theirs, "second"), f"{ratio:.2f}", target),
             ]
         )
     header = ["", "loop", "greenback", "peer", "its time", "ratio", "target"]
-    machine, versions = environments.machine(), environments.versions(*packages)
-    print(markdown(header, lines))
-    print()
-    print(f"- Machine: {machine['cpu']}, {machine['cores']} cores; {machine['os']}")
-    print(f"- Python: {machine['python']}; engine: {environments.find_engine(None)}")
-    print(
-        "- Packages: "
-        + ", ".join(f"{name} {version}" for name, version in versions.items())
-    )
-    print(
-        f"- Median of {len(rounds)} rounds; load average at the end "
-        f"{os.getloadavg()[0]:.1f}"
-    )
-    return not missed
+    return markdown(header, lines), missed

@@ -8,11 +8,16 @@ import os
 import platform
 import subprocess
 import sys
+import time
 from pathlib import Path
+from typing import Any
 
 from ladder import PREVIOUS
 
-PACKAGES = ("greenlet", "trio", "uvloop", "SQLAlchemy", "pyperf", "sniffio")
+PACKAGES = (
+    *("greenlet", "trio", "uvloop", "SQLAlchemy", "awaitlet", "greenletio"),
+    *("pyperf", "sniffio"),
+)
 # What greenback 1.3.0 meets in its own environment has to be what we meet.
 SHARED = ("greenlet", "trio", "uvloop", "pyperf", "sniffio")
 
@@ -117,6 +122,17 @@ def versions(*others: str) -> dict[str, str]:
     return {
         "greenback": importlib.metadata.version("greenback"),
         **installed(sys.executable, (*others, *PACKAGES)),
+    }
+
+
+def conditions(*others: str) -> dict[str, Any]:
+    """Return what has to be told with any figure."""
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan")
+    return {
+        "date": time.strftime("%Y-%m-%d"),
+        "machine": machine(),
+        "packages": versions(*others),
+        "load average at the end": round(load, 1),
     }
 
 

@@ -13,9 +13,13 @@ TASK_LOOPS = ("asyncio", "uvloop", "trio")
 NATIVE = "native"
 PREVIOUS = "1.3.0"
 SQLALCHEMY = "sqlalchemy"
+AWAITLET = "awaitlet"
+GREENLETIO = "greenletio"
 OURS = "greenback"
+PEERS = (NATIVE, OURS, PREVIOUS, SQLALCHEMY, AWAITLET, GREENLETIO)
 
 DEPTHS = (1, 10, 30, 100)
+TASK_COUNTS = (1, 10, 100, 1_000, 10_000, 100_000)
 
 
 class Rung(NamedTuple):
@@ -59,6 +63,13 @@ TIME_RUNGS = (
     Rung("foreign", "8 await_ in another greenlet"),
     # Nobody's: shows how fast this machine is at greenlet's own work.
     Rung("greenlet", "0 greenlet.switch(), both ways", ("bare",), judged="none"),
+)
+
+# What asyncio does with its tasks is what uvloop and Trio do; one loop is enough.
+TASKS_RUNGS = tuple(
+    Rung(f"{what}-of-{count}", f"9 {title} in each of {count:,} tasks", ("asyncio",))
+    for what, title in (("step", "step"), ("await", "await_"))
+    for count in TASK_COUNTS
 )
 
 MEMORY_RUNGS = (

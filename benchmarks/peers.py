@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from ladder import NATIVE, OURS, PREVIOUS, SQLALCHEMY
+from ladder import AWAITLET, GREENLETIO, NATIVE, OURS, PREVIOUS, SQLALCHEMY
 from loops import AsyncFn, Loop
 
 T = TypeVar("T")
@@ -81,19 +82,41 @@ class Greenback(Peer):
         return fn()
 
 
-class SQLAlchemy(Peer):
-    """SQLAlchemy's greenlet_spawn and await_only, public in sqlalchemy.util."""
+class Spawning(Peer):
+    """A library that starts a greenlet for each call of sync code."""
 
-    def __init__(self) -> None:
-        from sqlalchemy.util import await_only, greenlet_spawn
-
-        self.await_ = await_only
-        self.run_sync = greenlet_spawn
+    def __init__(self, run_sync: Callable[..., Any], await_: Callable[[Any], Any]):
+        self.run_sync, self.await_ = run_sync, await_
 
     async def enter_sync(self, loop: Loop, fn: Callable[[], T]) -> T:
         assert self.run_sync is not None
         result: T = await self.run_sync(fn)
         return result
+
+
+def sqlalchemy() -> Peer:
+    """Return SQLAlchemy's pair, public in sqlalchemy.util."""
+    from sqlalchemy.util import await_only, greenlet_spawn
+
+    return Spawning(greenlet_spawn, await_only)
+
+
+def awaitlet() -> Peer:
+    """Return awaitlet's pair."""
+    from awaitlet import async_def, awaitlet
+
+    return Spawning(async_def, awaitlet)
+
+
+def greenletio() -> Peer:
+    """Return greenletio's pair, whose first is a decorator."""
+    from greenletio import async_, await_
+
+    decorated = functools.cache(async_)  # as it would be once, where fn is defined
+    return Spawning(lambda fn: decorated(fn)(), await_)
+
+
+OTHERS = {SQLALCHEMY: sqlalchemy, AWAITLET: awaitlet, GREENLETIO: greenletio}
 
 
 def open_peer(name: str, engine: str | None) -> Peer:
@@ -104,8 +127,8 @@ def open_peer(name: str, engine: str | None) -> Peer:
     """
     if name == NATIVE:
         return Native()
-    if name == SQLALCHEMY:
-        return SQLAlchemy()
+    if name in OTHERS:
+        return OTHERS[name]()
     version = importlib.metadata.version("greenback")
     if (version == PREVIOUS) != (name == PREVIOUS):
         raise RuntimeError(f"peer {name} found greenback {version}")

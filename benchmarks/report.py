@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from ladder import (
@@ -12,6 +14,8 @@ from ladder import (
     OURS,
     PREVIOUS,
     RETURN_RUNG,
+    SQLALCHEMY,
+    TASKS_RUNGS,
     TIME_RUNGS,
     Rung,
     Target,
@@ -27,7 +31,7 @@ class Column(NamedTuple):
 
     @property
     def title(self) -> str:
-        titles = {PREVIOUS: "greenback 1.3.0", "sqlalchemy": "SQLAlchemy"}
+        titles = {PREVIOUS: "greenback 1.3.0", SQLALCHEMY: "SQLAlchemy"}
         if self.peer == OURS:
             return f"greenback, {self.engine}"
         return titles.get(self.peer, self.peer)
@@ -88,30 +92,48 @@ class Results:
             for turn, figure in found.items()
         }
 
-    def raw(self) -> list[dict[str, Any]]:
-        """Return everything in a form that JSON can hold."""
-        return [
-            {
-                "rung": rung,
-                "loop": loop,
-                "peer": peer,
-                "rounds": list(rounds.values()),
-                "native": list(self._native.get((rung, loop, peer), {}).values()),
-            }
-            for (rung, loop, peer), rounds in self._rounds.items()
-        ]
+
+def spread(values: Iterable[float]) -> list[float]:
+    """Return the quartiles, four digits of each."""
+    values = list(values)
+    if len(values) < 2:
+        quartiles = values * 3
+    else:
+        quartiles = statistics.quantiles(values, n=4, method="inclusive")
+    return [float(f"{quartile:.4g}") for quartile in quartiles]
 
 
 class Figures(NamedTuple):
-    """Medians over the rounds; differences are taken within a round.
+    """What a peer reached on a rung: quartiles over the rounds.
 
-    Of the seconds in a round the smallest counts: whatever else runs on the
-    machine can only add to them.
+    Differences from native and ratios are taken within a round. Of the seconds
+    in a round the smallest counts: whatever else runs on the machine can only
+    add to them. ``fastest`` is the smallest of all rounds, ``fastest_native``
+    what native needed in the same processes.
     """
 
-    value: float
-    extra: float | None
-    ratio: float | None
+    values: list[float]
+    extras: list[float] | None = None
+    ratios: list[float] | None = None
+    fastest: float | None = None
+    fastest_native: float | None = None
+    returned: int | None = None
+    tasks: int | None = None
+
+    @property
+    def value(self) -> float:
+        """The median."""
+        return self.values[1]
+
+    @property
+    def extra(self) -> float | None:
+        """The median of what is beyond native."""
+        return self.extras and self.extras[1]
+
+    @property
+    def ratio(self) -> float | None:
+        """The median of how many times native."""
+        return self.ratios and self.ratios[1]
 
     def judged(self, rung: Rung) -> float | None:
         """Return the figure that the rung's target applies to."""
@@ -119,24 +141,78 @@ class Figures(NamedTuple):
         return figure
 
 
-def figures(results: Results, rung: Rung, loop: str, column: Column) -> Figures | None:
+class Summary(NamedTuple):
+    """What a run of the ladder found, as it is kept in JSON."""
+
+    columns: list[Column]
+    loops: list[str]
+    figures: dict[tuple[str, str, Column], Figures]
+
+    @classmethod
+    def of(cls, results: Results, columns: list[Column], loops: list[str]) -> Summary:
+        """Sum ``results`` up."""
+        found = {}
+        for rung in (*TIME_RUNGS, *TASKS_RUNGS, *MEMORY_RUNGS, RETURN_RUNG):
+            for loop in loops:
+                for column in columns:
+                    figures = _figures(results, rung, loop, column)
+                    if figures is not None:
+                        found[rung.key, loop, column] = figures
+        return cls(columns, loops, found)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as JSON has it."""
+        return {
+            "peers": [column.key for column in self.columns],
+            "loops": self.loops,
+            "figures": [
+                {"rung": rung, "loop": loop, "peer": column.key}
+                | {k: v for k, v in figures._asdict().items() if v is not None}
+                for (rung, loop, column), figures in self.figures.items()
+            ],
+        }
+
+    @classmethod
+    def from_json(cls, section: dict[str, Any]) -> Summary:
+        """Take it from JSON."""
+        columns = [Column(*key.split(":")) for key in section["peers"]]
+        found = {}
+        for entry in section["figures"]:
+            figures = dict(entry)
+            column = Column(*figures.pop("peer").split(":"))
+            key = (figures.pop("rung"), figures.pop("loop"), column)
+            found[key] = Figures(**figures)
+        return cls(columns, section["loops"], found)
+
+
+def _figures(results: Results, rung: Rung, loop: str, column: Column) -> Figures | None:
     """Return what ``column`` reached in one line, or None if nothing."""
+    rounds = results.rounds(rung.key, loop, column)
+    if rung == RETURN_RUNG:
+        if not rounds:
+            return None
+        return Figures(
+            spread(found["seconds"] for found in rounds.values()),
+            returned=min(found["returned"] for found in rounds.values()),
+            tasks=next(iter(rounds.values()))["tasks"],
+        )
     if column.peer == NATIVE:
-        mine = _single(results.all_native(rung.key, loop))
-    else:
-        mine = _single(results.rounds(rung.key, loop, column))
+        rounds = results.all_native(rung.key, loop)
+    mine = _single(rounds)
     if not mine:
         return None
-    value = statistics.median(mine.values())
+    values = spread(mine.values())
     native = _single(results.native(rung.key, loop, column))
     shared = [(mine[turn], native[turn]) for turn in mine if turn in native]
     if column.peer == NATIVE or not shared:
-        return Figures(value, None, None)
-    extra = statistics.median(own - base for own, base in shared)
-    ratio = statistics.median(
-        own / base if base else float("inf") for own, base in shared
+        return Figures(values)
+    return Figures(
+        values,
+        spread(own - base for own, base in shared),
+        spread(own / base if base else float("inf") for own, base in shared),
+        float(f"{min(own for own, _ in shared):.4g}"),
+        float(f"{min(base for _, base in shared):.4g}"),
     )
-    return Figures(value, extra, ratio)
 
 
 def _single(rounds: dict[int, Any]) -> dict[int, float]:
@@ -174,26 +250,24 @@ def format_target(rung: Rung, target: Target) -> str:
     return ", ".join(parts)
 
 
-def table(
-    results: Results, columns: Sequence[Column], loops: Sequence[str]
-) -> tuple[str, int]:
+def table(summary: Summary) -> tuple[str, int]:
     """Return the table as Markdown and how many targets were missed.
 
     A cell holds the figure, what it is above native (+) and how many times
     native (x). The last columns compare greenback 1.3.0 with ours.
     """
+    columns, loops = summary.columns, summary.loops
     ours = [column for column in columns if column.peer == OURS]
     compare = [column for column in ours if Column(PREVIOUS) in columns]
     header = ["rung", "loop", *(column.title for column in columns)]
     header += [f"target, {column.engine}" for column in ours]
     header += [f"1.3.0 / {column.engine}" for column in compare]
     rows = []
-    for rung in (*TIME_RUNGS, *MEMORY_RUNGS):
+    for rung in (*TIME_RUNGS, *TASKS_RUNGS, *MEMORY_RUNGS):
         for loop in loops:
-            if loop not in rung.loops:
-                continue
             by_column = {
-                column: figures(results, rung, loop, column) for column in columns
+                column: summary.figures.get((rung.key, loop, column))
+                for column in columns
             }
             if not any(by_column.values()):
                 continue
@@ -211,7 +285,10 @@ def table(
             ]
             rows.append([rung.title, loop, *cells, *targets, *against])
     for loop in loops:
-        row = [_returned_cell(results, loop, column) for column in columns]
+        row = [
+            _returned_cell(summary.figures.get((RETURN_RUNG.key, loop, column)))
+            for column in columns
+        ]
         if any(cell != "-" for cell in row):
             rest = ["all" for _ in ours] + ["" for _ in compare]
             rows.append([RETURN_RUNG.title, loop, *row, *rest])
@@ -266,15 +343,49 @@ def _times(rung: Rung, previous: Figures | None, own: Figures | None) -> str:
     return f"{previous.extra / own.extra:.1f}x"
 
 
-def _returned_cell(results: Results, loop: str, column: Column) -> str:
-    rounds = list(results.rounds(RETURN_RUNG.key, loop, column).values())
-    if not rounds:
+def _returned_cell(found: Figures | None) -> str:
+    if found is None:
         return "-"
-    seconds = statistics.median(found["seconds"] for found in rounds)
-    returned = min(found["returned"] for found in rounds)
-    tasks = rounds[0]["tasks"]
-    verdict = "ok" if returned == tasks else "MISSED"
-    return f"{returned:,} of {tasks:,} in {format_figure(seconds, 'second')} {verdict}"
+    verdict = "ok" if found.returned == found.tasks else "MISSED"
+    seconds = format_figure(found.value, "second")
+    return f"{found.returned:,} of {found.tasks:,} in {seconds} {verdict}"
+
+
+def describe(section: Mapping[str, Any]) -> str:
+    """Return the lines below a table that say what was measured, and where."""
+    machine = section["machine"]
+    packages = ", ".join(f"{k} {v}" for k, v in section["packages"].items())
+    return "\n".join(
+        [
+            f"- Machine: {machine['cpu']}, {machine['cores']} cores; {machine['os']}",
+            f"- Python: {machine['python']}",
+            f"- Packages: {packages}",
+            f"- {section['method']}",
+            f"- {section['date']}; load average at the end"
+            f" {section['load average at the end']}",
+        ]
+    )
+
+
+def save(path: Path, name: str, section: Mapping[str, Any]) -> None:
+    """Make ``section`` the one called ``name`` in a file of results."""
+    sections = json.loads(path.read_text("utf-8")) if path.exists() else {}
+    sections[name] = section
+    # A line for each row: figures that change are seen in diffs.
+    lines = []
+    for title, content in sections.items():
+        entries = ",\n".join(
+            f"  {json.dumps(key)}: "
+            + (
+                "[\n   " + ",\n   ".join(map(json.dumps, value)) + "\n  ]"
+                if key in ("figures", "rows")
+                else json.dumps(value, ensure_ascii=False)
+            )
+            for key, value in content.items()
+        )
+        lines.append(f" {json.dumps(title)}: {{\n{entries}\n }}")
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("{\n" + ",\n".join(lines) + "\n}\n", "utf-8")
 
 
 def markdown(header: list[str], rows: Iterable[list[str]]) -> str:

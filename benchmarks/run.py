@@ -22,8 +22,18 @@ from typing import Any, NamedTuple
 
 import environments
 import pyperf
-from ladder import LOOPS, NATIVE, OURS, PREVIOUS, RETURN_RUNG, SQLALCHEMY
-from report import Column, Results, table
+from ladder import (
+    LOOPS,
+    NATIVE,
+    OURS,
+    PEERS,
+    PREVIOUS,
+    RETURN_RUNG,
+    TASK_COUNTS,
+    TASKS_RUNGS,
+    TIME_RUNGS,
+)
+from report import Column, Results, Summary, describe, save, table
 
 HERE = Path(__file__).resolve().parent
 WORKER_TIMEOUT = 600
@@ -41,6 +51,8 @@ class Effort(NamedTuple):
     min_time: float
     memory_rounds: int
     tasks: int
+    tasks_rounds: int
+    most_tasks: int
     seconds: float
 
     @property
@@ -51,10 +63,24 @@ class Effort(NamedTuple):
 
 MINIMUM_ROUNDS = 5
 NORMAL = Effort(
-    rounds=7, values=3, min_time=0.01, memory_rounds=1, tasks=10_000, seconds=200
+    rounds=7,
+    values=3,
+    min_time=0.01,
+    memory_rounds=1,
+    tasks=10_000,
+    tasks_rounds=3,
+    most_tasks=100_000,
+    seconds=200,
 )
 QUICK = Effort(
-    rounds=2, values=2, min_time=0.005, memory_rounds=1, tasks=1_000, seconds=60
+    rounds=2,
+    values=2,
+    min_time=0.005,
+    memory_rounds=1,
+    tasks=1_000,
+    tasks_rounds=1,
+    most_tasks=1_000,
+    seconds=60,
 )
 RIGOROUS = Effort(
     rounds=25,
@@ -62,6 +88,8 @@ RIGOROUS = Effort(
     min_time=0.05,
     memory_rounds=3,
     tasks=10_000,
+    tasks_rounds=7,
+    most_tasks=100_000,
     seconds=float("inf"),
 )
 
@@ -85,6 +113,7 @@ class Bench:
         self.effort = effort
         self.results = Results()
         self.rounds = 0
+        self.rungs = [rung.key for rung in TIME_RUNGS]
         self._previous = previous
         self._known_loops: dict[tuple[str, Column], dict[str, int]] = {}
         self._broken: set[tuple[str, Column]] = set()
@@ -107,7 +136,24 @@ class Bench:
                         f"round {turn + 1} of {self.effort.rounds}: {loop}, {column.title}"
                     )
                     if (loop, column) not in self._broken:
-                        self._guard(loop, column, self._time, turn)
+                        self._guard(loop, column, self._time, turn, self.rungs)
+
+    def measure_many_tasks(self) -> None:
+        """Time what depends on the number of tasks; each number has its processes."""
+        columns = [c for c in self.columns if c.peer != NATIVE] or self.columns
+        for turn in range(self.effort.tasks_rounds):
+            for loop in self.loops:
+                for count in TASK_COUNTS:
+                    rungs = [
+                        rung.key
+                        for rung in TASKS_RUNGS
+                        if rung.key.endswith(f"-of-{count}") and loop in rung.loops
+                    ]
+                    if count > self.effort.most_tasks or not rungs:
+                        continue
+                    for column in _rotated(columns, turn):
+                        progress(f"{count} tasks: {loop}, {column.title}")
+                        self._guard(loop, column, self._time, turn, rungs)
 
     def measure_memory(self) -> None:
         """Measure parked tasks, and see suspended ones come back."""
@@ -124,7 +170,8 @@ class Bench:
                 for scenario, measure in kinds:
                     for column in _rotated(self.columns, turn):
                         if loop == "bare" or (
-                            column.peer == SQLALCHEMY and scenario == "idle"
+                            scenario == "idle"
+                            and column.peer not in (NATIVE, OURS, PREVIOUS)
                         ):
                             continue
                         progress(f"memory: {loop}, {column.title}, {scenario}")
@@ -137,7 +184,7 @@ class Bench:
             self._broken.add((loop, column))
             self.results.problems.append(f"{column.title} on {loop}: {exc}")
 
-    def _time(self, loop: str, column: Column, turn: int) -> None:
+    def _time(self, loop: str, column: Column, turn: int, rungs: list[str]) -> None:
         known = self._known_loops.setdefault((loop, column), {})
         with tempfile.TemporaryDirectory() as scratch:
             output = Path(scratch) / "result.json"
@@ -152,7 +199,10 @@ class Bench:
                 f"--values={self.effort.values}",
                 f"--min-time={self.effort.min_time}",
             ]
-            options += [f"--known-loops={json.dumps(known)}"]
+            options += [
+                f"--rungs={json.dumps(rungs)}",
+                f"--known-loops={json.dumps(known)}",
+            ]
             printed = self._work("time_worker.py", loop, column, options)
             suite = pyperf.BenchmarkSuite.load(str(output)) if output.exists() else []
         native = {}
@@ -255,11 +305,11 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument(
         "--peers",
-        default=",".join((NATIVE, OURS, PREVIOUS, SQLALCHEMY)),
+        default=",".join(PEERS),
         help="comma-separated; native always takes part; default: %(default)s",
     )
     parser.add_argument(
-        "--json", metavar="FILE", type=Path, help="write the raw results to FILE"
+        "--json", metavar="FILE", type=Path, help="write the results to FILE"
     )
     parser.add_argument(
         "--strict", action="store_true", help="exit with 1 if a target is missed"
@@ -267,7 +317,7 @@ def parse_arguments() -> argparse.Namespace:
     arguments = parser.parse_args()
     for name, allowed in (
         ("loops", LOOPS),
-        ("peers", (NATIVE, OURS, PREVIOUS, SQLALCHEMY)),
+        ("peers", PEERS),
     ):
         chosen = getattr(arguments, name).split(",")
         for item in chosen:
@@ -292,10 +342,10 @@ def choose_columns(arguments: argparse.Namespace) -> list[Column]:
             columns += [
                 Column(OURS, environments.find_engine(name)) for name in requested
             ]
-        elif peer != SQLALCHEMY or importlib.util.find_spec("sqlalchemy"):
+        elif peer in (NATIVE, PREVIOUS) or importlib.util.find_spec(peer):
             columns.append(Column(peer))
         else:
-            print("SQLAlchemy is not installed here and left out", file=sys.stderr)
+            print(f"{peer} is not installed here and left out", file=sys.stderr)
     return columns
 
 
@@ -308,25 +358,6 @@ def choose_loops(requested: list[str]) -> list[str]:
         else:
             loops.append(name)
     return loops
-
-
-def describe(effort: Effort, rounds: int, elapsed: float) -> str:
-    """Return the lines below the table that say what was measured, and where."""
-    machine, versions = environments.machine(), environments.versions()
-    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan")
-    return "\n".join(
-        [
-            f"Machine: {machine['cpu']}, {machine['cores']} cores; {machine['os']}",
-            f"Python: {machine['python']}",
-            "Packages: "
-            + ", ".join(f"{name} {version}" for name, version in versions.items()),
-            f"Median of {rounds} rounds, best of {effort.values} values in each;"
-            f" CPU time of the thread; {effort.tasks:,} tasks in rung 7,"
-            f" {effort.burst:,} in a burst.",
-            f"Measured in {elapsed:.0f} s; load average at the end {load:.1f}.",
-            "A cell: the figure, what it is above native (+), how many times native (x).",
-        ]
-    )
 
 
 def main() -> int:
@@ -346,25 +377,27 @@ def main() -> int:
     loops = choose_loops(arguments.loops)
     bench = Bench(columns, loops, effort, previous)
     bench.measure_times()
+    bench.measure_many_tasks()
     bench.measure_memory()
     progress("")
 
     results = bench.results
-    text, missed = table(results, columns, loops)
-    elapsed = time.monotonic() - start
-    print(text, "", describe(effort, bench.rounds, elapsed), sep="\n")
+    summary = Summary.of(results, columns, loops)
+    section = {
+        **environments.conditions(),
+        "method": f"Median of {bench.rounds} rounds, best of {effort.values} values in each;"
+        f" CPU time of the thread. Rung 7: {effort.tasks:,} tasks, {effort.burst:,} in a"
+        f" burst, {effort.memory_rounds} round(s); rung 9: {effort.tasks_rounds} round(s)."
+        f" Measured in {time.monotonic() - start:.0f} s.",
+        **summary.to_json(),
+    }
+    text, missed = table(summary)
+    print(text, "", describe(section), sep="\n")
     for problem in results.problems:
         print(f"PROBLEM: {problem}")
     print(f"Targets missed: {missed}" if missed else "All targets reached.")
-    if arguments.json:
-        raw = {
-            "machine": environments.machine(),
-            "versions": environments.versions(),
-            "effort": effort._asdict(),
-            "problems": results.problems,
-            "results": results.raw(),
-        }
-        arguments.json.write_text(json.dumps(raw, indent=1) + "\n")
+    if arguments.json and not results.problems:
+        save(arguments.json, "ladder", section)
     return 1 if results.problems or (missed and arguments.strict) else 0
 
 

@@ -1,4 +1,4 @@
-"""Time every rung for one peer on one loop, beside native, with pyperf.
+"""Time rungs for one peer on one loop, beside native, with pyperf.
 
 Started by run.py. pyperf's own options apply; it writes its results to
 ``--output``. Right before each value of the peer one of the native peer is
@@ -20,7 +20,7 @@ from time import thread_time
 from typing import Any
 
 import pyperf
-from ladder import DEPTHS, TIME_RUNGS
+from ladder import DEPTHS, TASK_COUNTS, TASKS_RUNGS, TIME_RUNGS
 from loops import Loop, open_loop
 from peers import Native, Peer, is_native, open_peer
 
@@ -203,6 +203,72 @@ def depth_rung(loop: Loop, peer: Peer, depth: int) -> Timed:
     return lambda loops: peer.enter_sync(loop, lambda: time_descents(loops))
 
 
+class Stopwatch:
+    """What one of many tasks that take turns takes the time with.
+
+    While it makes a number of steps, each of the others makes as many.
+    """
+
+    def __init__(self) -> None:
+        self.elapsed = 0.0
+        self.taken = False
+
+    def take(self) -> bool:
+        """Whether the caller is the first."""
+        first, self.taken = not self.taken, True
+        return first
+
+
+def many_steps_rung(loop: Loop, peer: Peer, tasks: int) -> Timed | None:
+    enter = peer.enter_async
+    if enter is None:
+        return None
+    checkpoint = loop.checkpoint
+
+    async def timed(loops: int) -> float:
+        watch = Stopwatch()
+
+        async def steps() -> None:
+            await checkpoint()  # now all have their portals
+            if watch.take():
+                watch.elapsed = await time_checkpoints(loops, checkpoint)
+            else:
+                await time_checkpoints(loops, checkpoint)
+            await checkpoint()  # nobody ends as long as time is taken
+
+        async with loop.tasks() as group:
+            for _ in range(tasks):
+                group.start(enter, loop, steps)
+        return watch.elapsed
+
+    return timed
+
+
+def many_awaits_rung(loop: Loop, peer: Peer, tasks: int) -> Timed | None:
+    if is_native(peer):
+        return many_steps_rung(loop, peer, tasks)
+    checkpoint, await_ = loop.checkpoint, peer.await_
+    assert await_ is not None
+
+    async def timed(loops: int) -> float:
+        watch = Stopwatch()
+
+        def awaits() -> None:
+            await_(checkpoint())
+            if watch.take():
+                watch.elapsed = time_sync_awaits(loops, await_, checkpoint)
+            else:
+                time_sync_awaits(loops, await_, checkpoint)
+            await_(checkpoint())
+
+        async with loop.tasks() as group:
+            for _ in range(tasks):
+                group.start(peer.enter_sync, loop, awaits)
+        return watch.elapsed
+
+    return timed
+
+
 def timed_rungs(loop: Loop, peer: Peer) -> dict[str, Timed | None]:
     """Return, by rung key, what takes a number of loops and gives seconds."""
     rungs = {
@@ -219,6 +285,9 @@ def timed_rungs(loop: Loop, peer: Peer) -> dict[str, Timed | None]:
     }
     for depth in DEPTHS:
         rungs[f"depth-{depth}"] = depth_rung(loop, peer, depth)
+    for count in TASK_COUNTS:
+        rungs[f"step-of-{count}"] = many_steps_rung(loop, peer, count)
+        rungs[f"await-of-{count}"] = many_awaits_rung(loop, peer, count)
     return rungs
 
 
@@ -244,6 +313,7 @@ def main() -> None:
     runner.argparser.add_argument("--peer", required=True)
     runner.argparser.add_argument("--engine")
     runner.argparser.add_argument("--loop", required=True)
+    runner.argparser.add_argument("--rungs", type=json.loads, required=True)
     runner.argparser.add_argument("--known-loops", type=json.loads, default={})
     args = runner.parse_args()
 
@@ -251,13 +321,15 @@ def main() -> None:
     peer = open_peer(args.peer, args.engine)
     rungs = timed_rungs(loop, peer)
     native_rungs = {} if is_native(peer) else timed_rungs(loop, Native())
-    for rung in TIME_RUNGS:
+    for rung in (*TIME_RUNGS, *TASKS_RUNGS):
         timed = rungs[rung.key]
-        if timed is None or args.loop not in rung.loops:
+        if timed is None or args.loop not in rung.loops or rung.key not in args.rungs:
             continue
         # Counts from an earlier round spare the calibration; 0 asks for it.
         args.loops = args.known_loops.get(rung.key, 0)
         inner = TASKS_PER_BATCH if rung.key in ("bestow", "ensure") else 1
+        if rung in TASKS_RUNGS:
+            inner = int(rung.key.rpartition("-")[2])
         pair = Pair(loop, timed, native_rungs.get(rung.key))
         try:
             runner.bench_time_func(rung.key, pair, inner_loops=inner)
