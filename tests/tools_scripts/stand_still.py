@@ -20,8 +20,8 @@ import twins
 
 def stop_here():
     """Wait for the parent process."""
-    print("ready", flush=True)
-    sys.stdin.read()
+    # In one line: the parent may look before the reading has begun.
+    return print("ready", flush=True) or sys.stdin.read()
 
 
 def main(loop, form, entry, place, how="blocked"):
