@@ -41,7 +41,8 @@ typedef struct {
     anchor anchors[ANCHORS]; /* by descending address */
 } thread_stack;
 
-GB_THREAD_LOCAL gb_anchor_range gb_anchor_last GB_TLS_MODEL = {NULL, NULL, NULL};
+GB_THREAD_LOCAL gb_anchor_range gb_anchor_last GB_TLS_MODEL
+    = {NULL, NULL, NULL};
 static GB_THREAD_LOCAL thread_stack this_thread GB_TLS_MODEL;
 
 void
