@@ -112,7 +112,8 @@ def greenletio() -> Peer:
     """Return greenletio's pair, whose first is a decorator."""
     from greenletio import async_, await_
 
-    decorated = functools.cache(async_)  # as it would be once, where fn is defined
+    # As it would be once, where fn is defined; a few, for callers with a lambda a call.
+    decorated = functools.lru_cache(8)(async_)
     return Spawning(lambda fn: decorated(fn)(), await_)
 
 

@@ -206,7 +206,8 @@ def depth_rung(loop: Loop, peer: Peer, depth: int) -> Timed:
 class Stopwatch:
     """What one of many tasks that take turns takes the time with.
 
-    While it makes a number of steps, each of the others makes as many.
+    While it makes a number of steps, each of the others makes as many. The turn
+    before, in which the others come to their loops, does not count.
     """
 
     def __init__(self) -> None:
@@ -231,9 +232,10 @@ def many_steps_rung(loop: Loop, peer: Peer, tasks: int) -> Timed | None:
         async def steps() -> None:
             await checkpoint()  # now all have their portals
             if watch.take():
+                await checkpoint()
                 watch.elapsed = await time_checkpoints(loops, checkpoint)
             else:
-                await time_checkpoints(loops, checkpoint)
+                await time_checkpoints(loops + 1, checkpoint)
             await checkpoint()  # nobody ends as long as time is taken
 
         async with loop.tasks() as group:
@@ -256,9 +258,10 @@ def many_awaits_rung(loop: Loop, peer: Peer, tasks: int) -> Timed | None:
         def awaits() -> None:
             await_(checkpoint())
             if watch.take():
+                await_(checkpoint())
                 watch.elapsed = time_sync_awaits(loops, await_, checkpoint)
             else:
-                time_sync_awaits(loops, await_, checkpoint)
+                time_sync_awaits(loops + 1, await_, checkpoint)
             await_(checkpoint())
 
         async with loop.tasks() as group:
