@@ -29,7 +29,7 @@ PYTHON ?= python3
 VENV ?= .venv
 COVERAGE_MINIMUM ?= 90
 SOAK_SECONDS ?= 3600
-BENCH_RESULTS ?= benchmarks/results/cpython-3.13-x86_64.json
+BENCH_RESULTS ?= benchmarks/results/x86_64.json
 C_FILES = $(wildcard csrc/*.c csrc/*.h csrc/engine/*.c csrc/engine/*.h)
 
 .PHONY: test demo bench bench-features bench-load bench-results bench-plots lint lint-python \

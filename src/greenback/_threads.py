@@ -99,16 +99,15 @@ class AnyioHost:
 
     @classmethod
     def of_this_thread(cls) -> AnyioHost | None:
-        if "anyio" not in sys.modules:
+        if "anyio.to_thread" not in sys.modules:
             return None
         from asyncio import CancelledError
 
-        from anyio import from_thread  # which AnyIO does not need for its threads
+        from anyio import from_thread  # AnyIO's threads come to be without it
 
         check_cancelled = getattr(from_thread, "check_cancelled", None)
         if check_cancelled is None:  # AnyIO before 4.1
             return None
-
         try:
             check_cancelled()
         except CancelledError:
