@@ -5,6 +5,10 @@
 #   make demo        the crawler of examples/
 #   make bench       the benchmarks, as one table
 #   make bench-features   nested runs, task trees, thread hops
+#   make bench-load  an HTTP service whose middle layer is synchronous
+#   make bench-check a few rungs: has greenback become slower than $(BENCH_RESULTS) says?
+#   make bench-results    all of them but the check, into $(BENCH_RESULTS); plots and tables
+#   make bench-plots tables and plots of the documentation from $(BENCH_RESULTS)
 #   make lint        formatters, linters and type checkers
 #   make format      reformat Python and C
 #   make coverage    the suite with C coverage, at least $(COVERAGE_MINIMUM) %
@@ -23,9 +27,10 @@ PYTHON ?= python3
 VENV ?= .venv
 COVERAGE_MINIMUM ?= 90
 SOAK_SECONDS ?= 3600
+BENCH_RESULTS ?= benchmarks/results/cpython-3.13-x86_64.json
 C_FILES = $(wildcard csrc/*.c csrc/*.h csrc/engine/*.c csrc/engine/*.h)
 
-.PHONY: test demo bench bench-features lint lint-python lint-types lint-c format coverage \
+.PHONY: test demo bench bench-features bench-load bench-check bench-results bench-plots lint lint-python lint-types lint-c format coverage \
 	sanitize suites torture soak docs package test-all clean
 
 test:
@@ -45,6 +50,25 @@ bench-features:
 	$(VENV)/bin/python benchmarks/nested_run.py $(BENCH_ARGS)
 	$(VENV)/bin/python benchmarks/task_creation.py $(BENCH_ARGS)
 	$(VENV)/bin/python benchmarks/thread_hop.py $(BENCH_ARGS)
+
+bench-load:
+	tools/test-env $(VENV) $(PYTHON) bench bench-load
+	$(VENV)/bin/python benchmarks/load.py $(BENCH_ARGS)
+
+bench-check:
+	tools/test-env $(VENV) $(PYTHON) bench
+	$(VENV)/bin/python benchmarks/check.py $(BENCH_RESULTS) $(BENCH_ARGS)
+
+bench-results:
+	$(MAKE) bench BENCH_ARGS="--json $(BENCH_RESULTS) --engines direct,greenlet $(BENCH_ARGS)"
+	$(MAKE) bench-load BENCH_ARGS="--json $(BENCH_RESULTS)"
+	$(MAKE) --keep-going bench-features BENCH_ARGS="--json $(BENCH_RESULTS)"
+	$(MAKE) bench-plots
+
+bench-plots:
+	tools/test-env $(VENV) $(PYTHON) bench bench-plots
+	$(VENV)/bin/python benchmarks/tables.py $(BENCH_RESULTS)
+	$(VENV)/bin/python benchmarks/plots.py $(BENCH_RESULTS)
 
 lint: lint-python lint-types lint-c
 

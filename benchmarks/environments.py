@@ -19,7 +19,7 @@ PACKAGES = (
     *("pyperf", "sniffio"),
 )
 # What greenback 1.3.0 meets in its own environment has to be what we meet.
-SHARED = ("greenlet", "trio", "uvloop", "pyperf", "sniffio")
+SHARED = ("aiohttp", "greenlet", "trio", "uvloop", "pyperf", "sniffio")
 
 _VERSIONS_SCRIPT = """
 import importlib.metadata, json, sys
