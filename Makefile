@@ -62,7 +62,7 @@ bench-check:
 bench-results:
 	$(MAKE) bench BENCH_ARGS="--json $(BENCH_RESULTS) --engines direct,greenlet $(BENCH_ARGS)"
 	$(MAKE) bench-load BENCH_ARGS="--json $(BENCH_RESULTS)"
-	$(MAKE) --keep-going bench-features BENCH_ARGS="--json $(BENCH_RESULTS)"
+	$(MAKE) bench-features BENCH_ARGS="--json $(BENCH_RESULTS)"
 	$(MAKE) bench-plots
 
 bench-plots:
