@@ -293,7 +293,7 @@ def parse_arguments() -> argparse.Namespace:
     length.add_argument(
         "--quick",
         action="store_true",
-        help="about a minute: does everything still run?",
+        help="two minutes: does everything still run?",
     )
     length.add_argument(
         "--rigorous",
