@@ -6,7 +6,8 @@
 #   make bench       the benchmarks, as one table
 #   make bench-features   nested runs, task trees, thread hops
 #   make bench-load  an HTTP service whose middle layer is synchronous
-#   make bench-results    all of them, into $(BENCH_RESULTS); plots and tables
+#   make bench-check a few rungs: has greenback become slower than $(BENCH_RESULTS) says?
+#   make bench-results    all of them but the check, into $(BENCH_RESULTS); plots and tables
 #   make bench-plots tables and plots of the documentation from $(BENCH_RESULTS)
 #   make lint        formatters, linters and type checkers
 #   make format      reformat Python and C
@@ -29,12 +30,15 @@ PYTHON ?= python3
 VENV ?= .venv
 COVERAGE_MINIMUM ?= 90
 SOAK_SECONDS ?= 3600
-BENCH_RESULTS ?= benchmarks/results/x86_64.json
+# Of one Python, with which others are compared.
+BENCH_RESULTS ?= benchmarks/results/cpython-3.13-x86_64.json
+BENCH_PYTHON ?= $(shell tools/find-python 3.13)
+BENCH_MAKE = $(MAKE) PYTHON=$(BENCH_PYTHON) VENV=.venvs/bench
 C_FILES = $(wildcard csrc/*.c csrc/*.h csrc/engine/*.c csrc/engine/*.h)
 
-.PHONY: test demo bench bench-features bench-load bench-results bench-plots lint lint-python \
-	lint-types lint-c format coverage sanitize suites hosts torture soak docs package package-all \
-	news test-all clean
+.PHONY: test demo bench bench-features bench-load bench-check bench-results bench-plots lint \
+	lint-python lint-types lint-c format coverage sanitize suites hosts torture soak docs package \
+	package-all news test-all clean
 
 test:
 	tools/test-env $(VENV) $(PYTHON) test
@@ -58,16 +62,20 @@ bench-load:
 	tools/test-env $(VENV) $(PYTHON) bench bench-load
 	$(VENV)/bin/python benchmarks/load.py $(BENCH_ARGS)
 
+bench-check:
+	tools/test-env .venvs/bench $(BENCH_PYTHON) bench
+	.venvs/bench/bin/python benchmarks/check.py $(BENCH_RESULTS) $(BENCH_ARGS)
+
 bench-results:
-	$(MAKE) bench BENCH_ARGS="--json $(BENCH_RESULTS) --engines direct,greenlet $(BENCH_ARGS)"
-	$(MAKE) bench-load BENCH_ARGS="--json $(BENCH_RESULTS)"
-	$(MAKE) --keep-going bench-features BENCH_ARGS="--json $(BENCH_RESULTS)"
+	$(BENCH_MAKE) bench BENCH_ARGS="--json $(BENCH_RESULTS) --engines direct,greenlet $(BENCH_ARGS)"
+	$(BENCH_MAKE) bench-load BENCH_ARGS="--json $(BENCH_RESULTS)"
+	$(BENCH_MAKE) bench-features BENCH_ARGS="--json $(BENCH_RESULTS)"
 	$(MAKE) bench-plots
 
 bench-plots:
-	tools/test-env $(VENV) $(PYTHON) bench bench-plots
-	$(VENV)/bin/python benchmarks/tables.py $(BENCH_RESULTS)
-	$(VENV)/bin/python benchmarks/plots.py $(BENCH_RESULTS)
+	tools/test-env .venvs/bench $(BENCH_PYTHON) bench bench-plots
+	.venvs/bench/bin/python benchmarks/tables.py $(BENCH_RESULTS)
+	.venvs/bench/bin/python benchmarks/plots.py $(BENCH_RESULTS)
 
 lint: lint-python lint-types lint-c
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from ladder import DEPTHS, NATIVE, OURS, PREVIOUS, SQLALCHEMY, TASK_COUNTS
 from load import TITLES
 from matplotlib import pyplot
 from matplotlib.ticker import FuncFormatter
-from report import Column, Figures, Summary, format_figure
+from report import Column, Figures, Summary
 
 PLOTS = Path(__file__).resolve().parent.parent / "docs" / "plots"
 COLOURS = {
@@ -41,7 +42,12 @@ STYLE = {
     "grid.color": "#dddddd",
     "legend.frameon": False,
 }
-SECONDS = FuncFormatter(lambda value, _: format_figure(value, "second"))
+SECONDS = FuncFormatter(
+    lambda value, _: (
+        f"{value * 1e6:g} µs" if value > 0.9e-6 else f"{value * 1e9:.0f} ns"
+    )
+)
+BESIDE = {"loc": "center left", "bbox_to_anchor": (1, 0.5)}
 
 
 def finish(figure: Any, name: str) -> None:
@@ -77,7 +83,9 @@ def logarithmic(axes: Any, points: dict[int, str]) -> None:
     """Have both axes logarithmic, with plain numbers."""
     axes.set_xscale("log")
     axes.set_yscale("log")
-    axes.set_xticks(list(points), [f"{x:,}" for x in points])
+    low, high = axes.get_xlim()
+    shown = [x for x in points if low <= x <= high]
+    axes.set_xticks(shown, [f"{x:,}" for x in shown])
     axes.minorticks_off()
     ticks = (1e-6, 2e-6, 5e-6, 1e-5, 2e-5, 5e-5)
     low, high = axes.get_ylim()
@@ -94,7 +102,7 @@ def depth(summary: Summary) -> None:
     logarithmic(axes, points)
     axes.set_title("One await below so many calls, on asyncio")
     axes.set_xlabel("coroutines (native) or sync calls")
-    axes.legend()
+    axes.legend(**BESIDE)
     finish(figure, "depth")
 
 
@@ -109,15 +117,21 @@ def tasks(summary: Summary) -> None:
         logarithmic(axes, points)
         axes.set_title(f"{title}, on asyncio")
         axes.set_xlabel("tasks that take turns")
-    both[1].legend()
+    both[1].legend(**BESIDE)
     finish(figure, "tasks")
 
 
 def bars(axes: Any, groups: list[str], rows: list[tuple[Any, list[float]]]) -> None:
     """Draw groups of horizontal bars, each with its colour, label and figures."""
     height = 0.8 / len(rows)
+    have = [
+        [not math.isnan(values[g]) for _, values in rows] for g in range(len(groups))
+    ]
     for number, ((title, tone), values) in enumerate(rows):
-        at = [group + (number + 0.5) * height - 0.4 for group in range(len(groups))]
+        at = [
+            group + height * (sum(have[group][:number]) + 0.5 - sum(have[group]) / 2)
+            for group in range(len(groups))
+        ]
         axes.barh(at, values, height * 0.9, color=tone, label=title)
     axes.set_yticks(range(len(groups)), groups)
     axes.invert_yaxis()
@@ -156,7 +170,7 @@ def ladder(summary: Summary) -> None:
     axes.set_xlim(least)
     axes.xaxis.set_major_formatter(SECONDS)
     axes.set_title("Time beyond that of native code, on asyncio")
-    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    axes.legend(**BESIDE)
     finish(figure, "ladder")
 
 
@@ -177,7 +191,7 @@ def memory(summary: Summary) -> None:
     ]
     bars(axes, list(rungs.values()), rows)
     axes.set_title("Resident memory of a task on asyncio, in KB")
-    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    axes.legend(**BESIDE)
     finish(figure, "memory")
 
 

@@ -114,6 +114,7 @@ class Bench:
         self.results = Results()
         self.rounds = 0
         self.rungs = [rung.key for rung in TIME_RUNGS]
+        self.handicap: int | None = None
         self._previous = previous
         self._known_loops: dict[tuple[str, Column], dict[str, int]] = {}
         self._broken: set[tuple[str, Column]] = set()
@@ -203,6 +204,8 @@ class Bench:
                 f"--rungs={json.dumps(rungs)}",
                 f"--known-loops={json.dumps(known)}",
             ]
+            if self.handicap is not None and column.peer == OURS:
+                options.append(f"--handicap={self.handicap}")
             printed = self._work("time_worker.py", loop, column, options)
             suite = pyperf.BenchmarkSuite.load(str(output)) if output.exists() else []
         native = {}
@@ -290,7 +293,7 @@ def parse_arguments() -> argparse.Namespace:
     length.add_argument(
         "--quick",
         action="store_true",
-        help="about a minute: does everything still run?",
+        help="two minutes: does everything still run?",
     )
     length.add_argument(
         "--rigorous",

@@ -22,6 +22,7 @@ from ladder import NATIVE, OURS
 from report import Column, Summary, describe, format_figure, markdown
 
 ROOT = Path(__file__).resolve().parent.parent
+PUBLISHED = ROOT / "benchmarks" / "results" / "cpython-3.13-x86_64.json"
 PAGES = ("README.md", "benchmarks/README.md")
 MARKED = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
 
@@ -91,7 +92,7 @@ TABLES = {
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("results", type=Path)
+    parser.add_argument("results", type=Path, nargs="?", default=PUBLISHED)
     parser.add_argument("--check", action="store_true")
     options = parser.parse_args()
     results = json.loads(options.results.read_text("utf-8"))

@@ -294,6 +294,17 @@ def timed_rungs(loop: Loop, peer: Peer) -> dict[str, Timed | None]:
     return rungs
 
 
+def handicapped(await_: Any, turns: int) -> Any:
+    """Return a slower ``await_``, by which check.py shows that it sees that."""
+
+    def slower(awaitable: Any) -> Any:
+        for _ in range(turns):
+            pass
+        return await_(awaitable)
+
+    return slower
+
+
 class Pair:
     """A rung of the peer and, if there is one, the native counterpart.
 
@@ -317,11 +328,14 @@ def main() -> None:
     runner.argparser.add_argument("--engine")
     runner.argparser.add_argument("--loop", required=True)
     runner.argparser.add_argument("--rungs", type=json.loads, required=True)
+    runner.argparser.add_argument("--handicap", type=int)
     runner.argparser.add_argument("--known-loops", type=json.loads, default={})
     args = runner.parse_args()
 
     loop = open_loop(args.loop)
     peer = open_peer(args.peer, args.engine)
+    if args.handicap is not None:
+        peer.await_ = handicapped(peer.await_, args.handicap)
     rungs = timed_rungs(loop, peer)
     native_rungs = {} if is_native(peer) else timed_rungs(loop, Native())
     for rung in (*TIME_RUNGS, *TASKS_RUNGS):

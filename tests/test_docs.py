@@ -60,6 +60,13 @@ def test_links_of_readme() -> None:
     assert [target for target in targets if not (ROOT / target).exists()] == []
 
 
+def test_tables_of_benchmarks() -> None:
+    """They say what the results say; ``make bench-plots`` writes them."""
+    command = [sys.executable, ROOT / "benchmarks" / "tables.py", "--check"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
 def main(path: str) -> None:
     """Run one page."""
     from sybil import Example, Sybil
