@@ -21,13 +21,14 @@
 #   make package     build sdist and wheel, and try both in empty environments
 #   make package-all the same with wheels for every supported Python
 #   make news        the changelog's next entry; with VERSION= it is written into CHANGELOG.md
-#   make test-all    all of the above that CI does, on every supported Python
+#   make test-all    the whole matrix: every Python, debug builds, both engines; hours
 #   make clean       remove environments and what was built
 #
 # PYTEST_ARGS, DEMO_ARGS, BENCH_ARGS, SUITES_ARGS, HOSTS_ARGS and TORTURE_ARGS are passed on.
 
 PYTHON ?= python3
 VENV ?= .venv
+TEST_GROUPS ?= test typing
 COVERAGE_MINIMUM ?= 90
 SOAK_SECONDS ?= 3600
 # Of one Python, with which others are compared.
@@ -41,7 +42,7 @@ C_FILES = $(wildcard csrc/*.c csrc/*.h csrc/engine/*.c csrc/engine/*.h)
 	package-all news test-all clean
 
 test:
-	tools/test-env $(VENV) $(PYTHON) test
+	tools/test-env $(VENV) $(PYTHON) $(TEST_GROUPS)
 	$(VENV)/bin/python -m pytest $(PYTEST_ARGS)
 
 demo:
@@ -135,7 +136,7 @@ news:
 	$(VENV)/bin/towncrier build $(if $(VERSION),--version $(VERSION),--draft --version next)
 
 test-all:
-	.ci/run
+	tools/test-all
 
 clean:
 	rm -rf .venv .venvs build dist src/*.egg-info .hypothesis .mypy_cache \
