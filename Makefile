@@ -13,7 +13,7 @@
 #   make torture     random programs, natively and with portals: two minutes
 #   make soak        the same for an hour, on every Python the direct engine knows
 #   make package     build sdist and wheel, and try both in empty environments
-#   make test-all    all of the above that CI does, on every supported Python
+#   make test-all    all of the above but benchmarks and soak, on every supported Python, with debug builds: three hours
 #   make clean       remove environments and what was built
 #
 # PYTEST_ARGS, DEMO_ARGS, BENCH_ARGS and TORTURE_ARGS are passed on.
@@ -21,6 +21,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 COVERAGE_MINIMUM ?= 90
+TEST_GROUPS ?= test typing
 SOAK_SECONDS ?= 3600
 C_FILES = $(wildcard csrc/*.c csrc/*.h csrc/engine/*.c csrc/engine/*.h)
 
@@ -28,7 +29,7 @@ C_FILES = $(wildcard csrc/*.c csrc/*.h csrc/engine/*.c csrc/engine/*.h)
 	sanitize suites torture soak package test-all clean
 
 test:
-	tools/test-env $(VENV) $(PYTHON) test
+	tools/test-env $(VENV) $(PYTHON) $(TEST_GROUPS)
 	$(VENV)/bin/python -m pytest $(PYTEST_ARGS)
 
 demo:
@@ -88,7 +89,7 @@ package:
 	tools/check-package .venvs/package $(PYTHON)
 
 test-all:
-	.ci/run
+	tools/test-all
 
 clean:
 	rm -rf .venv .venvs build dist src/*.egg-info .hypothesis .mypy_cache \

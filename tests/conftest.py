@@ -51,8 +51,10 @@ import asyncio
 import contextlib
 import contextvars
 import gc
+import os
 import platform
 import sys
+import sysconfig
 import threading
 
 import greenlet
@@ -62,6 +64,10 @@ import greenback
 
 
 def pytest_configure(config):
+    if sysconfig.get_config_var("Py_GIL_DISABLED"):
+        # No warning on the standard error of the programs that tests run; test_engine.py has a
+        # test of it.
+        os.environ["PYTHON_GIL"] = "1"
     # Raised in the coroutine's finalizer, so that the hook of `strays` sees it.
     config.addinivalue_line(
         "filterwarnings", "error:.*was never awaited:RuntimeWarning"
