@@ -52,7 +52,11 @@ def run_script(*command: str) -> subprocess.CompletedProcess[str]:
         if name not in ("PYTHONDEVMODE", "PYTHONWARNINGS", "PYTHONASYNCIODEBUG")
     }
     return subprocess.run(
-        [sys.executable, "-X", "faulthandler", str(SCRIPTS / script), *arguments],
+        [
+            *(sys.executable, "-X", "faulthandler"),
+            *("-W", "ignore::ResourceWarning"),  # which debug builds show
+            *(str(SCRIPTS / script), *arguments),
+        ],
         capture_output=True,
         text=True,
         timeout=300,

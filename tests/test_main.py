@@ -579,7 +579,8 @@ def test_other_programs_end_as_in_python(run, write, name, kind):
         "-m": ["-m", "script"],
         "directory": ["app"],
     }[kind]
-    plain = run(*program, stdin=text)
+    # Debug builds have runpy frozen only if they are asked to.
+    plain = run("-X", "frozen_modules=on", *program, stdin=text)
     ours = run("-m", "greenback", *program, stdin=text)
     # The only frames that python itself leaves in.
     expected = re.sub(r'[ |]+File "<frozen runpy>".*\n', "", plain.stderr)
