@@ -5,7 +5,7 @@
 
 #include "gb_compat.h"
 
-#if PY_VERSION_HEX < 0x030e0000 && !defined(Py_GIL_DISABLED)
+#if PY_VERSION_HEX < 0x030e0000
 #define GB_BYTECODE_NEEDED 1
 #else
 #define GB_BYTECODE_NEEDED 0

@@ -87,6 +87,27 @@ done:
 
 /* ---------------------------------------------------------------- C stacks */
 
+#ifdef Py_GIL_DISABLED
+uintptr_t
+gb_cpython_unlock(PyThreadState *ts)
+{
+    uintptr_t locks;
+    _PyCriticalSection_SuspendAll(ts);
+    locks = ts->critical_section;
+    ts->critical_section = 0;
+    return locks;
+}
+
+void
+gb_cpython_lock_again(PyThreadState *ts, uintptr_t locks)
+{
+    ts->critical_section = locks;
+    if (locks != 0) {
+        _PyCriticalSection_Resume(ts);
+    }
+}
+#endif
+
 #if GB_CPYTHON_STACKS_KNOWN
 
 /* Where the thread has its running frame. */

@@ -68,6 +68,25 @@ gb_cpython_show_frames(PyThreadState *ts, struct _PyInterpreterFrame *frames)
 #endif
 }
 
+/* A free-threaded build locks objects also where the GIL is on, and lists
+ * these locks on the C stack: this stack gives its own up before another one
+ * goes on, and takes them again afterwards. */
+#ifdef Py_GIL_DISABLED
+uintptr_t gb_cpython_unlock(PyThreadState *ts);
+void gb_cpython_lock_again(PyThreadState *ts, uintptr_t locks);
+#else
+static inline uintptr_t
+gb_cpython_unlock(PyThreadState *Py_UNUSED(ts))
+{
+    return 0;
+}
+
+static inline void
+gb_cpython_lock_again(PyThreadState *Py_UNUSED(ts), uintptr_t Py_UNUSED(locks))
+{
+}
+#endif
+
 static inline gb_recursion_budget
 gb_cpython_recursion_budget(PyThreadState *ts)
 {

@@ -8,6 +8,9 @@
 
 #include "internal/pycore_code.h"
 #include "internal/pycore_context.h"
+#ifdef Py_GIL_DISABLED
+#include "internal/pycore_critical_section.h"
+#endif
 #include "internal/pycore_frame.h"
 #include "internal/pycore_interp.h"
 #include "internal/pycore_gc.h"

@@ -29,7 +29,8 @@ typedef struct {
 
 /* ----------------------------------------------------------- what is called */
 
-#if PY_VERSION_HEX < 0x03100000 && !defined(Py_GIL_DISABLED)
+#if PY_VERSION_HEX < 0x03100000 \
+    && (GB_BYTECODE_NEEDED || !defined(Py_GIL_DISABLED))
 
 /* What the instruction with `units` calls, which `frame` is executing: its
  * first two operands, borrowed, either may be NULL. */
@@ -417,7 +418,7 @@ gb_tools_tell(PyThreadState *ts, const _PyInterpreterFrame *end,
     free_calls(&list);
 }
 
-#else /* free-threaded, or too new */
+#else /* too new, also for a free-threaded build */
 
 const unsigned char *
 gb_tools_monitors(void)

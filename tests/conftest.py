@@ -51,8 +51,10 @@ import asyncio
 import contextlib
 import contextvars
 import gc
+import os
 import platform
 import sys
+import sysconfig
 import threading
 
 import greenlet
@@ -65,6 +67,10 @@ collect_ignore = ["test_debugger.py", "test_repl.py"] * (sys.platform == "win32"
 
 
 def pytest_configure(config):
+    if sysconfig.get_config_var("Py_GIL_DISABLED"):
+        # No warning on the standard error of the programs that tests run; test_engine.py has a
+        # test of it.
+        os.environ["PYTHON_GIL"] = "1"
     # Raised in the coroutine's finalizer, so that the hook of `strays` sees it.
     config.addinivalue_line(
         "filterwarnings", "error:.*was never awaited:RuntimeWarning"

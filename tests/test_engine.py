@@ -8,6 +8,7 @@ import pickle
 import random
 import subprocess
 import sys
+import sysconfig
 import threading
 
 import greenlet
@@ -117,6 +118,25 @@ def test_direct_beside_old_greenlet():
     first, inside, then, *_ = run.stdout.splitlines()
     assert first == then == "None"
     assert inside.endswith("(greenlet 3.0 or newer is needed)")
+
+
+@pytest.mark.skipif(
+    not sysconfig.get_config_var("Py_GIL_DISABLED"),
+    reason="about free-threaded builds",
+)
+def test_free_threaded(monkeypatch):
+    """The import turns the GIL on, of which Python warns; the engine is greenlet's and says why."""
+    monkeypatch.delenv("PYTHON_GIL")
+    off = "import greenlet; assert not sys._is_gil_enabled()"
+    run = run_program(f"{off}; import greenback; assert sys._is_gil_enabled()")
+    assert "RuntimeWarning: The global interpreter lock (GIL) has been enabled" in (
+        run.stderr
+    )
+    assert "greenback._core" in run.stderr
+    assert run.stdout.splitlines() == [
+        "greenlet True",
+        "the direct engine can't be used, since this CPython is free-threaded",
+    ]
 
 
 def test_unknown_engine():

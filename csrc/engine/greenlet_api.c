@@ -3,6 +3,8 @@
 
 #include <greenlet.h>
 
+#include "gb_cpython.h"
+
 /* Made once, kept. */
 static PyObject *no_arguments; /* for PyGreenlet_Switch */
 static PyObject *settrace, *gettrace;
@@ -145,13 +147,18 @@ gb_greenlet_new(PyObject *run, PyObject *parent)
 PyObject *
 gb_greenlet_switch(PyObject *greenlet)
 {
-    return PyGreenlet_Switch((PyGreenlet *)greenlet, no_arguments, NULL);
+    return gb_greenlet_switch_with(greenlet, no_arguments);
 }
 
 PyObject *
 gb_greenlet_switch_with(PyObject *greenlet, PyObject *arguments)
 {
-    return PyGreenlet_Switch((PyGreenlet *)greenlet, arguments, NULL);
+    PyThreadState *ts = PyThreadState_GetUnchecked();
+    uintptr_t locks = gb_cpython_unlock(ts);
+    PyObject *switched_back
+        = PyGreenlet_Switch((PyGreenlet *)greenlet, arguments, NULL);
+    gb_cpython_lock_again(ts, locks);
+    return switched_back;
 }
 
 int
