@@ -30,7 +30,6 @@ PYTHON ?= python3
 VENV ?= .venv
 TEST_GROUPS ?= test typing
 COVERAGE_MINIMUM ?= 90
-TEST_GROUPS ?= test typing
 SOAK_SECONDS ?= 3600
 # Of one Python, with which others are compared.
 BENCH_RESULTS ?= benchmarks/results/cpython-3.13-x86_64.json

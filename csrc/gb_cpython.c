@@ -89,8 +89,9 @@ done:
 
 #ifdef Py_GIL_DISABLED
 uintptr_t
-gb_cpython_unlock(PyThreadState *ts)
+gb_cpython_unlock(void)
 {
+    PyThreadState *ts = PyThreadState_GetUnchecked();
     uintptr_t locks;
     _PyCriticalSection_SuspendAll(ts);
     locks = ts->critical_section;
@@ -99,8 +100,9 @@ gb_cpython_unlock(PyThreadState *ts)
 }
 
 void
-gb_cpython_lock_again(PyThreadState *ts, uintptr_t locks)
+gb_cpython_lock_again(uintptr_t locks)
 {
+    PyThreadState *ts = PyThreadState_GetUnchecked();
     ts->critical_section = locks;
     if (locks != 0) {
         _PyCriticalSection_Resume(ts);

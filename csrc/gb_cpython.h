@@ -72,17 +72,17 @@ gb_cpython_show_frames(PyThreadState *ts, struct _PyInterpreterFrame *frames)
  * these locks on the C stack: this stack gives its own up before another one
  * goes on, and takes them again afterwards. */
 #ifdef Py_GIL_DISABLED
-uintptr_t gb_cpython_unlock(PyThreadState *ts);
-void gb_cpython_lock_again(PyThreadState *ts, uintptr_t locks);
+uintptr_t gb_cpython_unlock(void);
+void gb_cpython_lock_again(uintptr_t locks);
 #else
 static inline uintptr_t
-gb_cpython_unlock(PyThreadState *Py_UNUSED(ts))
+gb_cpython_unlock(void)
 {
     return 0;
 }
 
 static inline void
-gb_cpython_lock_again(PyThreadState *Py_UNUSED(ts), uintptr_t Py_UNUSED(locks))
+gb_cpython_lock_again(uintptr_t Py_UNUSED(locks))
 {
 }
 #endif

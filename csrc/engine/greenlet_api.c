@@ -153,11 +153,10 @@ gb_greenlet_switch(PyObject *greenlet)
 PyObject *
 gb_greenlet_switch_with(PyObject *greenlet, PyObject *arguments)
 {
-    PyThreadState *ts = PyThreadState_GetUnchecked();
-    uintptr_t locks = gb_cpython_unlock(ts);
+    uintptr_t locks = gb_cpython_unlock();
     PyObject *switched_back
         = PyGreenlet_Switch((PyGreenlet *)greenlet, arguments, NULL);
-    gb_cpython_lock_again(ts, locks);
+    gb_cpython_lock_again(locks);
     return switched_back;
 }
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -42,6 +43,8 @@ class Recorder:
 
 def main() -> int:
     output, *arguments = sys.argv[1:]
+    # Under nohup it is ignored, also by the programs that tests start and end with it.
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     if arguments[:1] == ["--portals"]:
         import portals
 
