@@ -92,9 +92,8 @@ uintptr_t
 gb_cpython_unlock(void)
 {
     PyThreadState *ts = PyThreadState_GetUnchecked();
-    uintptr_t locks;
     _PyCriticalSection_SuspendAll(ts);
-    locks = ts->critical_section;
+    uintptr_t locks = ts->critical_section;
     ts->critical_section = 0;
     return locks;
 }
