@@ -123,4 +123,5 @@ if __name__ == "__main__":
     assert interrupted > instructions // 2, (interrupted, instructions)
     gc.collect()
     assert attempt(loop_arg, -1)[0] == expected
+    print(f"{interrupted} of {instructions} instructions interrupted")
     print("OK")

@@ -313,7 +313,7 @@ def attempt(number, fn, expected, prepare, lost):
 
 
 def check(table):
-    """Fail allocations 0, 1, 2, ... in each case until no more are made."""
+    """Fail allocations 0, 1, 2, ... in each case until no more are made; count them."""
     failures = 0
     for case in table.values():
         for _ in range(3):
@@ -329,23 +329,26 @@ def check(table):
             number += 1
         assert not attempt(LIMIT, *case)
     assert failures, "no allocation failed"
+    return failures
 
 
 async def main(loop):
     """Run all cases, then see that portals still work."""
     # What an attempt left unfinished needs nobody to finish it.
     sys.set_asyncgen_hooks(firstiter=None, finalizer=None)
-    check(OUTSIDE)
+    failures = check(OUTSIDE)
 
     async def one():
+        nonlocal failures
         await greenback.ensure_portal()
         for _ in range(2):
-            check(INSIDE)
+            failures += check(INSIDE)
             greenback.await_(pause(loop))
 
     await gather(loop, one)
     await gather(loop, one)
     assert not greenback.has_portal()
+    print(f"{failures} allocations failed")
 
 
 def unraisable(info):
