@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import NamedTuple
@@ -114,9 +113,7 @@ _TARGETS = {
     ("direct", "run"): Target(None, {PREVIOUS: 40}),
     ("direct", "depth-100"): Target(0),
     ("direct", "idle-rss"): Target(600),
-    ("direct", "suspended-rss", "asyncio"): Target(
-        5120 if sys.version_info >= (3, 15) else 7168
-    ),
+    ("direct", "suspended-rss", "asyncio"): Target(5120),
     ("direct", "burst-rss"): Target(1.1),
 }
 

@@ -7,7 +7,8 @@ operations, as a runner written by hand: it sends, throws (cancellations, too), 
 drops, from other threads and from inside other tasks, bestows and removes portals, and
 collects garbage. It compares all that can be seen after each.
 
-``GREENBACK_MODEL_EXAMPLES`` says how many examples to try; 200 by default.
+``GREENBACK_MODEL_EXAMPLES`` says how many examples to try; 200 by default, 20 on
+free-threaded builds.
 
 The words: a *world* is one of the two runs, a *node* a piece of a program, a *kind* of
 node an async function with the mark ``program``. That function is what runs natively;
@@ -55,6 +56,7 @@ import os
 import pathlib
 import queue
 import sys
+import sysconfig
 import threading
 import types
 import weakref
@@ -74,7 +76,9 @@ from hypothesis.stateful import (
 import greenback
 from greenback import _core, async_context, async_iter, await_
 
-EXAMPLES = int(os.environ.get("GREENBACK_MODEL_EXAMPLES", "200"))
+# Free-threaded builds keep every code object for ever, and look through all at each collection.
+DEFAULT_EXAMPLES = 20 if sysconfig.get_config_var("Py_GIL_DISABLED") else 200
+EXAMPLES = int(os.environ.get("GREENBACK_MODEL_EXAMPLES", DEFAULT_EXAMPLES))
 # Cycles through a stack that waits can be collected, and frames be walked.
 DIRECT = greenback.engine == "direct"
 
