@@ -33,6 +33,7 @@ prepare() {
   install_missing gcc gcc g++ g++ make make nm binutils || loudly "apt-get failed; going on"
   [ -e /usr/include/stdio.h ] || { apt-get -qq update; apt-get -qq -y --no-install-recommends install libc6-dev; }
   for version; do
+    [ -z "${python[$version]:-}" ] || continue
     if path=$(tools/find-python "$version"); then
       python[$version]=$path
       echo "Python $version: $("$path" --version 2>&1)"
