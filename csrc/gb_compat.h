@@ -53,6 +53,14 @@
 #define GB_TLS_MODEL
 #endif
 
+/* Whether the garbage collector calls finalizers in the order in which the
+ * objects were made. */
+#if defined(Py_GIL_DISABLED)
+#define GB_COLLECTOR_KEEPS_ORDER 0
+#else
+#define GB_COLLECTOR_KEEPS_ORDER 1
+#endif
+
 /* Exceptions as single objects came with 3.12.  Remove with 3.11. */
 #if PY_VERSION_HEX < 0x030c0000
 static inline PyObject *

@@ -382,7 +382,13 @@ retyped_await(PyObject *self, PyObject *Py_UNUSED(ignored))
 static int
 retyped_tp_traverse(PyObject *self, visitproc visit, void *arg)
 {
-    Py_VISIT((PyObject *)portal_of(self));
+    PortalObject *p = portal_of(self);
+    Py_VISIT((PyObject *)p);
+    /* The coroutines that it awaits, should their finalizers come first, would
+     * only find that they are being executed. */
+    if (!GB_COLLECTOR_KEEPS_ORDER && gb_portal_hides_frames(p)) {
+        return 0;
+    }
     return PyCoro_Type.tp_traverse(self, visit, arg);
 }
 

@@ -122,10 +122,8 @@ watch_free(PyObject *capsule)
     }
 }
 
-/* Have orphans reaped by the thread of `ts` when it ends.  0, or -1 with an
- * exception. */
-static int
-watch_thread(gb_state *st, PyThreadState *ts)
+int
+gb_orphans_watch(gb_state *st, PyThreadState *ts)
 {
     PyObject *capsule, *dict = gb_cpython_thread_dict(ts);
     int rc = dict == NULL ? -1 : PyDict_Contains(dict, st->str_orphans);
@@ -163,7 +161,7 @@ adopt(PortalObject *p, uint64_t thread)
             return;
         } /* else there are too many: at its next step, then */
     }
-    else if (watch_thread(st, ts) < 0) {
+    else if (gb_orphans_watch(st, ts) < 0) {
         PyErr_WriteUnraisable(p->p_owner);
     }
 }

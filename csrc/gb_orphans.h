@@ -18,6 +18,10 @@ bool gb_orphans_finalize(PortalObject *p);
  * pending exception.  May run Python code. */
 void gb_orphans_leak(PortalObject *p);
 
+/* Have orphans reaped by the thread of `ts` when it ends; with the GIL that
+ * may be another one than the running one.  0, or -1 with an exception. */
+int gb_orphans_watch(gb_state *st, PyThreadState *ts);
+
 /* End all orphans that can be ended here and now.  Keeps a pending exception.
  * Runs Python code; switches stacks. */
 void gb_orphans_reap(gb_state *st);

@@ -131,6 +131,14 @@ gb_portal_here(gb_state *st, PyThreadState *ts)
     return p == NULL ? NULL : gb_portal_of_running_task(st, p);
 }
 
+/* Whether a stack waits for `p` that the garbage collector can't look into:
+ * the coroutines in it are in use, whatever the collector finds. */
+static inline bool
+gb_portal_hides_frames(const PortalObject *p)
+{
+    return p->p_waits && p->p_st->engine->hides_frames;
+}
+
 /* Whether a step of a portal that serves `task` is under way on this thread,
  * innermost or not.  1 or 0, or -1 with an exception.  May run Python code. */
 int gb_portal_runs_task(gb_state *st, PyObject *task);

@@ -335,7 +335,11 @@ stand_in_tp_traverse(PyObject *self, visitproc visit, void *arg)
     StandInObject *s = (StandInObject *)self;
     Py_VISIT(Py_TYPE(self));
     Py_VISIT((PyObject *)s->s_portal);
-    Py_VISIT(s->s_wrapped);
+    /* It is older: its own finalizer, should the collector find both to be
+     * garbage, would come first, and find that it is being executed. */
+    if (s->s_portal == NULL || !gb_portal_hides_frames(s->s_portal)) {
+        Py_VISIT(s->s_wrapped);
+    }
     return 0;
 }
 

@@ -656,6 +656,16 @@ def test_dropped_in_another_thread(until):
     assert idents == [ident]
 
 
+def test_cycle_beside_frames():
+    """No engine has to look into frames for that one."""
+    log = []
+    box = [suspended(await_trap, log)]
+    box.append(box)
+    del box
+    gc.collect()
+    assert log == ["finally"]
+
+
 def test_main_threads_dropped_in_another_thread():
     """The main thread is interrupted for it."""
     log = []

@@ -1323,6 +1323,11 @@ def test_cprofile_of_c_functions(runner):
     assert not {"key", "sync_code"} & callers["main"].keys()
 
 
+@pytest.mark.skipif(
+    greenback.engine == "greenlet" and hasattr(sys, "gettotalrefcount"),
+    reason="debug builds abort, as with greenlet alone: the frames of one greenlet do not "
+    "learn that another has switched the profile function off",
+)
 @each_loop
 @pytest.mark.parametrize("event", ["return", "call", "c_return", "c_call"])
 @pytest.mark.parametrize("fails", [False, True])

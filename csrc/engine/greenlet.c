@@ -17,6 +17,7 @@
  * portal between steps has no greenlet. */
 #include "gb_collector.h"
 #include "gb_cpython.h"
+#include "gb_orphans.h"
 #include "gb_portal.h"
 
 #include "engine/greenlet_api.h"
@@ -139,12 +140,17 @@ pool_release(PyObject *capsule)
 /* Let the pool be emptied when the thread ends.  0, or -1 with an
  * exception. */
 static int
-pool_register(void)
+pool_register(gb_state *st, PyThreadState *ts)
 {
     PyObject *capsule, *thread_dict;
     int rc = -1;
     if (pool.owned) {
         return 0;
+    }
+    /* Now and here: in a free-threaded build what another thread puts into
+     * this one's dict is given up by that other one, after this one's end. */
+    if (gb_orphans_watch(st, ts) < 0) {
+        return -1;
     }
     thread_dict = PyThreadState_GetDict(); /* borrowed */
     capsule = PyCapsule_New(&pool, NULL, pool_release);
@@ -164,12 +170,12 @@ pool_register(void)
 }
 
 static WorkerObject *
-worker_new(PyThreadState *ts, PyObject *current)
+worker_new(gb_state *st, PyThreadState *ts, PyObject *current)
 {
     WorkerObject *w;
     PyObject *main_greenlet;
 
-    if (pool_register() < 0) {
+    if (pool_register(st, ts) < 0) {
         return NULL;
     }
     w = PyObject_New(WorkerObject, &worker_type);
@@ -429,7 +435,7 @@ assign_worker(PortalObject *p, PyThreadState *ts, PyObject *hub, char *sp,
         w = pool_take(sp);
     }
     if (GB_UNLIKELY(w == NULL)) {
-        w = worker_new(ts, hub);
+        w = worker_new(p->p_st, ts, hub);
         if (w == NULL) {
             return -1;
         }
@@ -674,6 +680,7 @@ const gb_engine gb_greenlet_engine = {
     .may_unwind = greenlet_may_unwind,
     .frame_below = greenlet_frame_below,
     .traverse = greenlet_traverse,
+    .hides_frames = true,
     .release = greenlet_release,
     .waiting_stack = greenlet_waiting_stack,
     .counters = greenlet_counters,
