@@ -93,7 +93,7 @@ def depth_left() -> int:
 
     reached = 0
     # The handler of a timer signal would need calls of its own.
-    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGALRM})
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGPROF})
     try:
         deeper(1)
     except RecursionError:
