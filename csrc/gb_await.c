@@ -56,6 +56,7 @@ ask_loop(gb_state *st, gb_await_frame *frame, PyObject *trap, bool *is_exc,
                           ? tell_tools(st, GB_TOOLS_LEAVE)
                           : gb_portal_here(st, ts);
     PyObject *given = NULL;
+    uintptr_t version = gb_tools_version(ts);
     bool woken = false;
 
     if (GB_UNLIKELY(p == NULL || p->p_forbidden != NULL
@@ -73,6 +74,7 @@ ask_loop(gb_state *st, gb_await_frame *frame, PyObject *trap, bool *is_exc,
         if (!woken) { /* else the engine has done it */
             p->p_awaiting = NULL;
         }
+        gb_tools_catch_up(ts, version);
     }
     if (GB_UNLIKELY(given == NULL)) {
         *is_exc = *refused = true;

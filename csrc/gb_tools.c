@@ -27,6 +27,40 @@ typedef struct {
     Py_ssize_t capacity;
 } call_list;
 
+#if defined(Py_DEBUG) && PY_VERSION_HEX >= 0x030c0000 \
+    && PY_VERSION_HEX < 0x03100000
+
+uintptr_t
+gb_tools_version(PyThreadState *ts)
+{
+#if PY_VERSION_HEX >= 0x030d0000
+    return ts->interp->ceval.instrumentation_version;
+#else
+    return (uintptr_t)ts->interp->monitoring_version;
+#endif
+}
+
+void
+gb_tools_catch_up(PyThreadState *ts, uintptr_t version)
+{
+    PyObject *pending, *monitoring, *done = NULL;
+    if (gb_tools_version(ts) == version) {
+        return;
+    }
+    pending = PyErr_GetRaisedException();
+    monitoring = PySys_GetObject("monitoring"); /* borrowed */
+    if (monitoring != NULL) {
+        done = PyObject_CallMethod(monitoring, "restart_events", NULL);
+    }
+    if (done == NULL) {
+        PyErr_WriteUnraisable(NULL);
+    }
+    Py_XDECREF(done);
+    PyErr_SetRaisedException(pending);
+}
+
+#endif
+
 /* ----------------------------------------------------------- what is called */
 
 #if PY_VERSION_HEX < 0x03100000 \

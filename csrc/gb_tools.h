@@ -24,6 +24,24 @@ gb_tools_watch(PyThreadState *ts, const unsigned char *monitors)
            || *monitors != 0;
 }
 
+/* Debug builds of CPython 3.12 and newer end the process if code runs that was
+ * instrumented for other tools than there are now.  Where these change, what
+ * runs on all threads is instrumented anew, but not what waits on a stack that
+ * has been put aside. */
+#if defined(Py_DEBUG) && PY_VERSION_HEX >= 0x030c0000 \
+    && PY_VERSION_HEX < 0x03100000
+/* For what code has to be instrumented now. */
+uintptr_t gb_tools_version(PyThreadState *ts);
+
+/* A stack goes on that was left at `version`: instrument it if need be.  Tools
+ * are told once more of what they had enough of.  Keeps a pending exception.
+ * Runs Python code. */
+void gb_tools_catch_up(PyThreadState *ts, uintptr_t version);
+#else
+#define gb_tools_version(ts) 0
+#define gb_tools_catch_up(ts, version) ((void)(version))
+#endif
+
 /* Tell them, of the frames down to `end` (exclusive; NULL for all).  These are
  * told: profile functions, of sys.setprofile() and in C; trace functions in C,
  * but not of sys.settrace(), among which are debuggers that would stop at such

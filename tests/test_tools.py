@@ -1323,11 +1323,6 @@ def test_cprofile_of_c_functions(runner):
     assert not {"key", "sync_code"} & callers["main"].keys()
 
 
-@pytest.mark.skipif(
-    greenback.engine == "greenlet" and hasattr(sys, "gettotalrefcount"),
-    reason="debug builds abort, as with greenlet alone: the frames of one greenlet do not "
-    "learn that another has switched the profile function off",
-)
 @each_loop
 @pytest.mark.parametrize("event", ["return", "call", "c_return", "c_call"])
 @pytest.mark.parametrize("fails", [False, True])
@@ -1366,6 +1361,49 @@ def test_profile_function_that_ends(runner, event, fails, monkeypatch):
     finally:
         sys.setprofile(before)
     assert [info.exc_type for info in strays] == [LookupError] * fails
+
+
+@each_loop
+@pytest.mark.parametrize("switch", [sys.setprofile, sys.settrace])
+@pytest.mark.parametrize("first", ["on", "off"])
+def test_tool_that_changes_while_a_task_waits(runner, switch, first):
+    """The frames that wait go on under the new one. (Debug builds check their code.)"""
+
+    def tool(frame, event, arg):
+        return tool
+
+    def sync_code(depth):
+        if depth:
+            result = sync_code(depth - 1)
+            return result + 1
+        done.append("waits")
+        while done[-1] == "waits":
+            greenback.await_(runner.checkpoint())
+        return 1
+
+    async def waiting():
+        await greenback.ensure_portal()
+        return sync_code(3)
+
+    async def changing():
+        while not done:
+            await runner.checkpoint()
+        changes[1]()
+        done.append("changed")
+
+    async def main():
+        changes[0]()
+        return await runner.run_concurrently(waiting, changing)
+
+    done = []
+    changes = [lambda: switch(tool), lambda: switch(None)]
+    if first == "off":
+        changes.reverse()
+    before = {sys.setprofile: sys.getprofile, sys.settrace: sys.gettrace}[switch]()
+    try:
+        assert runner.run(main) == [4, None]
+    finally:
+        switch(before)
 
 
 # --- a debugger ------------------------------------------------------------------

@@ -19,6 +19,7 @@
 #include "gb_cpython.h"
 #include "gb_orphans.h"
 #include "gb_portal.h"
+#include "gb_tools.h"
 
 #include "engine/greenlet_api.h"
 
@@ -470,6 +471,7 @@ greenlet_step(PortalObject *p, PyThreadState *ts)
 {
     WorkerObject *w;
     PyObject *target = NULL, *switched_back, *hub = gb_greenlet_current();
+    uintptr_t version = gb_tools_version(ts);
     bool fresh = false;
 
     if (hub == NULL) {
@@ -493,6 +495,7 @@ greenlet_step(PortalObject *p, PyThreadState *ts)
     switched_back = switch_to_step(w, target, fresh, p->p_outer != NULL, ts);
 
     pool.handover = NULL;
+    gb_tools_catch_up(ts, version); /* the loop's frames */
     if (GB_UNLIKELY(!w->w_done || switched_back == NULL)) {
         fail_interrupted_step(p, w, switched_back);
     }
