@@ -67,6 +67,12 @@ collect_ignore = ["test_debugger.py", "test_repl.py"] * (sys.platform == "win32"
 
 
 def pytest_configure(config):
+    if hasattr(sys, "gettotalrefcount"):
+        # The programs that tests run are to show the warnings that they show everywhere else:
+        # debug builds show all.
+        os.environ["PYTHONWARNINGS"] = (
+            "ignore::ResourceWarning,ignore::DeprecationWarning,default::DeprecationWarning:__main__"
+        )
     if sysconfig.get_config_var("Py_GIL_DISABLED"):
         # No warning on the standard error of the programs that tests run; test_engine.py has a
         # test of it.

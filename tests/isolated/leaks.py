@@ -9,6 +9,7 @@ import contextvars
 import cProfile
 import functools
 import gc
+import logging
 import sys
 import threading
 import tracemalloc
@@ -681,6 +682,7 @@ async def main(loop):
 
 if __name__ == "__main__":
     (loop_arg,) = sys.argv[1:]
+    logging.getLogger("asyncio").setLevel(logging.ERROR)  # slow tasks are none
     tracemalloc.start()
     run(loop_arg, main, loop_arg)
     print("OK")
