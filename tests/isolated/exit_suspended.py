@@ -162,6 +162,14 @@ def leave_thread(loop_name):
     assert ready.wait(30)
 
 
+def unraisable(
+    info, closing=asyncio.BaseEventLoop.__del__, report=sys.__unraisablehook__
+):
+    """Report what goes wrong, but not with a loop whose sockets were collected before it."""
+    if info.object is not closing:
+        report(info)
+
+
 def compare():
     """Run this script natively and with portals, and compare."""
     marks = {}
@@ -189,6 +197,7 @@ def compare():
 if __name__ == "__main__":
     loop_arg, holder_arg = sys.argv[1:3]
     kind_arg = sys.argv[3] if len(sys.argv) > 3 else None
+    sys.unraisablehook = unraisable
     SUSPENDED_TASK = suspended_natively if kind_arg == "native" else suspended_in_await
     if kind_arg is None:
         compare()
