@@ -56,6 +56,7 @@ ask_loop(gb_state *st, gb_await_frame *frame, PyObject *trap, bool *is_exc,
                           ? tell_tools(st, GB_TOOLS_LEAVE)
                           : gb_portal_here(st, ts);
     PyObject *given = NULL;
+    PyObject *executor = gb_cpython_hold_executor(ts);
     uintptr_t version = gb_tools_version(ts);
     bool woken = false;
 
@@ -76,6 +77,7 @@ ask_loop(gb_state *st, gb_await_frame *frame, PyObject *trap, bool *is_exc,
         }
         gb_tools_catch_up(ts, version);
     }
+    Py_XDECREF(executor);
     if (GB_UNLIKELY(given == NULL)) {
         *is_exc = *refused = true;
         given = PyErr_GetRaisedException();

@@ -529,6 +529,20 @@ int gb_cpython_check_coroutine_layout(void);
 
 /* ----------------------------------------------------------- interpreter */
 
+/* What the JIT has made of the code that the running stack is in, NULL if
+ * nothing: a new reference.  To be held while another stack runs, since the
+ * interpreter keeps only what is current on a thread from being freed. */
+static inline PyObject *
+gb_cpython_hold_executor(PyThreadState *ts)
+{
+#if PY_VERSION_HEX >= 0x030e0000 && PY_VERSION_HEX < 0x03100000
+    return Py_XNewRef(ts->current_executor);
+#else
+    (void)ts;
+    return NULL;
+#endif
+}
+
 /* Whether a garbage collection is under way.  Cannot fail. */
 bool gb_cpython_gc_running(PyThreadState *ts);
 

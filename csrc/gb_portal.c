@@ -130,6 +130,7 @@ gb_portal_step(PortalObject *p, gb_op op, PyObject *argument,
                PyObject **result)
 {
     PyThreadState *ts = PyThreadState_GetUnchecked();
+    PyObject *executor;
     PortalObject *outer;
     gb_portal_state before = (gb_portal_state)p->p_state;
     PySendResult status;
@@ -148,7 +149,9 @@ gb_portal_step(PortalObject *p, gb_op op, PyObject *argument,
     p->p_op = (unsigned char)op;
     p->p_argument = argument;
 
+    executor = gb_cpython_hold_executor(ts);
     rc = p->p_st->engine->step(p, ts); /* all may have changed, but p */
+    Py_XDECREF(executor);
 
     /* An outer step that has ended meanwhile (its greenlet went on while we
      * ran) is not running any more. */
