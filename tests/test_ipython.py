@@ -142,9 +142,9 @@ class Kernel:
     def run(self, code, **options):
         return self.finish(self.start(code, **options))
 
-    def wait_for(self, request, text):
-        """Wait until the cell has printed a text."""
-        shown = ""
+    def wait_for(self, request, line):
+        """Wait until the cell has printed a line; its end may come in a message of its own."""
+        shown, text = "", line + "\n"
         for kind, content in self.messages(request):
             if kind == "stream":
                 shown += content["text"]
