@@ -68,7 +68,7 @@ typedef struct gb_engine {
     /* For tp_traverse: visit what the stack owns that waits in suspend() for
      * `p`, as far as that is known. */
     int (*traverse)(PortalObject *p, visitproc visit, void *arg);
-    bool hides_frames; /* traverse() does not know it */
+    bool hides_frames; /* traverse() knows nothing of what frames own */
 
     /* Give up p_engine_data: `p` is done or is going to die.  A stack that
      * still waits is unwound if that can be done, otherwise leaked.  Keeps a

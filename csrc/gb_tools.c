@@ -27,8 +27,7 @@ typedef struct {
     Py_ssize_t capacity;
 } call_list;
 
-#if defined(Py_DEBUG) && PY_VERSION_HEX >= 0x030c0000 \
-    && PY_VERSION_HEX < 0x03100000
+#if GB_TOOLS_CHECKED
 
 uintptr_t
 gb_tools_version(PyThreadState *ts)

@@ -30,6 +30,12 @@ gb_tools_watch(PyThreadState *ts, const unsigned char *monitors)
  * has been put aside. */
 #if defined(Py_DEBUG) && PY_VERSION_HEX >= 0x030c0000 \
     && PY_VERSION_HEX < 0x03100000
+#define GB_TOOLS_CHECKED 1
+#else
+#define GB_TOOLS_CHECKED 0
+#endif
+
+#if GB_TOOLS_CHECKED
 /* For what code has to be instrumented now. */
 uintptr_t gb_tools_version(PyThreadState *ts);
 

@@ -138,8 +138,8 @@ pool_release(PyObject *capsule)
     }
 }
 
-/* Let the pool be emptied when the thread ends.  0, or -1 with an
- * exception. */
+/* Let the pool be emptied, and orphans be reaped, when the thread ends.  0, or
+ * -1 with an exception. */
 static int
 pool_register(gb_state *st, PyThreadState *ts)
 {
