@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
+import socket
 import subprocess
 import sys
 import textwrap
@@ -647,27 +648,32 @@ def test_interrupted_widget_callback(kernel):
 def test_subshell(kernel):
     """A cell in a subshell awaits on the subshell's loop while another waits."""
     subshell = kernel.control("create_subshell_request", {})["subshell_id"]
-    main = kernel.start(
-        """
-        import threading
-        loop, event = asyncio.get_running_loop(), asyncio.Event()
-        when_waiting(print, "ready")
-        done = await_(event.wait())
-        """
-    )
-    kernel.wait_for(main, "ready")
-    code = """
-        value = await_(give(3)), threading.current_thread() is threading.main_thread()
-        loop.call_soon_threadsafe(event.set)
-        """
-    kernel.send(
-        "shell",
-        "execute_request",
-        {"code": textwrap.dedent(code), "silent": False},
-        subshell_id=subshell,
-    )
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(TIMEOUT)
+        main = kernel.start(
+            f"""
+            import threading
+            address = {server.getsockname()!r}
+            reader, writer = await_(asyncio.open_connection(*address))
+            done = await_(reader.read())
+            writer.close()
+            """
+        )
+        connection, _ = server.accept()
+    # IPython's display hook is lost if one cell ends in a thread while another begins
+    # or ends in the main one: the subshell's cell is over before the main one goes on.
+    with connection:
+        code = "threading.current_thread() is threading.main_thread(), await_(give(3))"
+        request = kernel.send(
+            "shell",
+            "execute_request",
+            {"code": code, "silent": False},
+            subshell_id=subshell,
+        )
+        assert kernel.finish(request).result == "(False, 3)"
+        connection.sendall(b"done")
     assert kernel.finish(main).reply["status"] == "ok"
-    assert kernel.run("done, value").result == "(True, (3, False))"
+    assert kernel.run("done").result == "b'done'"
     kernel.control("delete_subshell_request", {"subshell_id": subshell})
 
 
