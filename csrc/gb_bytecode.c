@@ -2,6 +2,7 @@
 
 #if GB_BYTECODE_NEEDED
 
+#include <limits.h>
 #include <opcode.h>
 
 #if PY_VERSION_HEX >= 0x030c0000
@@ -17,14 +18,13 @@
 /* What hangs on a code object, once it has been asked for. */
 typedef struct {
     Py_ssize_t count; /* of code units; 0 if we don't understand them */
-    short below[];    /* as gb_bytecode_values_below; plus KEEPS */
+    gb_values values[];
 } value_table;
 
 enum {
-    UNKNOWN = -1, /* a depth: this code unit hasn't been reached */
-    KEEPS = 0x4000,
-    DEEPEST = KEEPS - 1, /* value stack */
-    LONGEST = 100000,    /* code units; the time it takes must have a limit */
+    UNKNOWN = -1,       /* a depth: this code unit hasn't been reached */
+    DEEPEST = SHRT_MAX, /* value stack */
+    LONGEST = 100000,   /* code units; the time it takes must have a limit */
 };
 
 static Py_ssize_t extra_index = -1; /* none */
@@ -142,20 +142,22 @@ values_below(instruction ins, int before, int after)
     }
 }
 
-/* See gb_bytecode_values_below. */
-static bool
-keeps_first(int opcode)
+static gb_operand
+first_operand(int opcode)
 {
     switch (opcode) {
         case SEND:
+#if PY_VERSION_HEX >= 0x030c0000
+            return GB_OPERAND_LEFT; /* for END_SEND */
+#endif
         case FOR_ITER:
         case LOAD_ATTR:
 #if PY_VERSION_HEX < 0x030c0000
         case LOAD_METHOD:
 #endif
-            return true;
+            return GB_OPERAND_KEPT;
         default:
-            return false;
+            return GB_OPERAND_TAKEN;
     }
 }
 
@@ -210,7 +212,14 @@ follow(analysis *a, Py_ssize_t i)
     return ins.next;
 }
 
-/* A number in the exception table. */
+/* An entry of an exception table; positions are code units. */
+typedef struct {
+    Py_ssize_t start, end; /* of the instructions that it is for */
+    Py_ssize_t handler;
+    int depth; /* how many values the handler finds below what is pushed */
+    bool pushes_instruction; /* besides the exception */
+} exception_entry;
+
 static unsigned
 read_varint(const unsigned char **p, const unsigned char *end)
 {
@@ -224,23 +233,43 @@ read_varint(const unsigned char **p, const unsigned char *end)
     return value;
 }
 
+/* The next entry of the table at *p; false at its end. */
+static bool
+read_entry(const unsigned char **p, const unsigned char *end,
+           exception_entry *entry)
+{
+    unsigned depth_and_flag;
+    if (*p >= end) {
+        return false;
+    }
+    entry->start = (Py_ssize_t)read_varint(p, end);
+    entry->end = entry->start + (Py_ssize_t)read_varint(p, end);
+    entry->handler = (Py_ssize_t)read_varint(p, end);
+    depth_and_flag = read_varint(p, end);
+    entry->depth = (int)(depth_and_flag >> 1);
+    entry->pushes_instruction = (depth_and_flag & 1) != 0;
+    return true;
+}
+
+static const unsigned char *
+exception_table(PyCodeObject *code, const unsigned char **end)
+{
+    const unsigned char *start
+        = (const unsigned char *)PyBytes_AS_STRING(code->co_exceptiontable);
+    *end = start + PyBytes_GET_SIZE(code->co_exceptiontable);
+    return start;
+}
+
 /* Exception handlers are reached with the depth that their entry in the
  * exception table says. */
 static void
 reach_handlers(analysis *a)
 {
-    const unsigned char *p
-        = (const unsigned char *)PyBytes_AS_STRING(a->code->co_exceptiontable);
-    const unsigned char *end
-        = p + PyBytes_GET_SIZE(a->code->co_exceptiontable);
-    while (p < end) {
-        unsigned target, depth_and_lasti;
-        (void)read_varint(&p, end); /* start */
-        (void)read_varint(&p, end); /* size */
-        target = read_varint(&p, end);
-        depth_and_lasti = read_varint(&p, end);
-        reach(a, (Py_ssize_t)target,
-              (int)(depth_and_lasti >> 1) + (int)(depth_and_lasti & 1) + 1);
+    const unsigned char *end, *p = exception_table(a->code, &end);
+    exception_entry entry;
+    while (read_entry(&p, end, &entry)) {
+        reach(a, entry.handler,
+              entry.depth + (int)entry.pushes_instruction + 1);
     }
 }
 
@@ -275,22 +304,31 @@ find_depths(analysis *a)
 static void
 fill_table(value_table *table, const analysis *a)
 {
+    const unsigned char *end, *p = exception_table(a->code, &end);
+    exception_entry entry;
     Py_ssize_t i = 0;
     while (i < a->count) {
         instruction ins = instruction_at(a->units, a->count, i);
-        int before = a->depth[i], below = 0;
+        int before = a->depth[i];
+        gb_values values = {0, 0, GB_OPERAND_TAKEN};
         if (before != UNKNOWN) {
             int effect = PyCompile_OpcodeStackEffectWithJump(ins.opcode,
                                                              ins.oparg, 0);
-            below = values_below(ins, before, before + effect);
-            if (keeps_first(ins.opcode) && before > below) {
-                below += KEEPS;
+            values.below = (short)values_below(ins, before, before + effect);
+            if (before > values.below) {
+                values.first = first_operand(ins.opcode);
             }
         }
         /* A frame stands at the instruction itself, behind its EXTENDED_ARG;
          * it never does at caches. */
         for (; i < ins.next; i++) {
-            table->below[i] = (short)below;
+            table->values[i] = values;
+        }
+    }
+    while (read_entry(&p, end, &entry)) {
+        for (i = entry.start; i < entry.end && i < a->count; i++) {
+            gb_values *values = &table->values[i];
+            values->safe = (short)Py_MIN(values->below, entry.depth);
         }
     }
     table->count = a->count;
@@ -313,7 +351,7 @@ make_table(PyCodeObject *code)
         }
         a.depth = PyMem_Malloc((size_t)(a.count + 1) * sizeof(int));
         table = PyMem_Malloc(sizeof(value_table)
-                             + (size_t)a.count * sizeof(short));
+                             + (size_t)a.count * sizeof(gb_values));
     }
     if (a.depth != NULL && table != NULL) {
         table->count = 0;
@@ -355,16 +393,14 @@ table_of(PyCodeObject *code)
     return table;
 }
 
-Py_ssize_t
-gb_bytecode_values_below(PyCodeObject *code, Py_ssize_t index, bool *keeps)
+gb_values
+gb_bytecode_values(PyCodeObject *code, Py_ssize_t index)
 {
     const value_table *table = table_of(code);
-    *keeps = false;
     if (table == NULL || index < 0 || index >= table->count) {
-        return 0;
+        return (gb_values){0, 0, GB_OPERAND_TAKEN};
     }
-    *keeps = (table->below[index] & KEEPS) != 0;
-    return table->below[index] & ~KEEPS;
+    return table->values[index];
 }
 
 #else

@@ -13,14 +13,28 @@
 
 #if GB_BYTECODE_NEEDED
 
-/* A frame of `code` is executing the instruction at code unit `index`: how
- * many values lie below those that the instruction itself works on, which it
- * may have given up already.  0 if nothing is known.  *keeps tells whether the
- * first of the latter is given up only after all calls that the instruction
- * makes: what is awaited, iterated over, or asked for an attribute.
- * Runs no Python code, keeps no exception. */
-Py_ssize_t gb_bytecode_values_below(PyCodeObject *code, Py_ssize_t index,
-                                    bool *keeps);
+/* How long the first of the values that an instruction works on stays on the
+ * frame's value stack. */
+typedef enum {
+    GB_OPERAND_TAKEN, /* not known: it may be given up before a call */
+    GB_OPERAND_KEPT,  /* during all calls that the instruction makes, but for
+                         the finalizer of the value itself: what is iterated
+                         over, or asked for an attribute */
+    GB_OPERAND_LEFT,  /* it is not given up at all: what is awaited */
+} gb_operand;
+
+/* What a frame has on its value stack while it executes an instruction. */
+typedef struct {
+    short below; /* how many values lie below those that the instruction itself
+                    works on, which it may have given up already */
+    short safe;  /* how many of these also an exception leaves there: it gives
+                    up the others one by one */
+    gb_operand first;
+} gb_values;
+
+/* For the instruction at code unit `index`; if nothing is known, as if there
+ * were no values.  Runs no Python code, keeps no exception. */
+gb_values gb_bytecode_values(PyCodeObject *code, Py_ssize_t index);
 
 #endif
 

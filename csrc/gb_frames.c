@@ -134,42 +134,71 @@ function_of(_PyInterpreterFrame *frame)
 #endif
 }
 
-/* Where the value stack of `frame`, which has called `callee` (NULL: C code),
- * ends, as far as that is known. */
-static PyObject *const *
-end_of_values(_PyInterpreterFrame *frame, gb_calls calls,
-              _PyInterpreterFrame *callee)
+static bool
+is_among(PyObject *object, PyObject *const *values, PyObject *const *end)
+{
+    for (; values < end; values++) {
+        if (*values == object) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* What is known to be owned of a frame's locals and values. */
+typedef struct {
+    PyObject *const *end; /* of those without a gap */
+    PyObject *operand;    /* one more, borrowed, or NULL */
+} known_values;
+
+/* For `frame`, which has called `callee` (NULL: C code). */
+static known_values
+find_values(_PyInterpreterFrame *frame, gb_calls calls,
+            _PyInterpreterFrame *callee)
 {
     PyCodeObject *code = gb_internal_code_of(frame);
     PyObject *const *values = frame->localsplus + code->co_nlocalsplus;
     PyObject *const *end;
     PyObject *operand;
-    bool keeps;
+    gb_values at_instruction;
 
     if (frame->stacktop >= 0) { /* it calls a Python function */
-        return frame->localsplus + frame->stacktop;
+        return (known_values){frame->localsplus + frame->stacktop, NULL};
     }
     end = end_of_call(frame, code, calls);
     if (end != NULL) {
-        return end;
+        return (known_values){end, NULL};
     }
-    end = values
-          + gb_bytecode_values_below(code, gb_internal_instruction_of(frame),
-                                     &keeps);
+    at_instruction
+        = gb_bytecode_values(code, gb_internal_instruction_of(frame));
+    end = values + at_instruction.below;
     /* If the callee were the finalizer of the first operand, given up, that
-     * would have a reference more, so that this one is never too many. */
+     * would have a reference more, so that it is never visited too often. */
     operand = operand_for(callee);
-    if (keeps && operand != NULL && *end == operand) {
-        end++;
+    if (operand != NULL
+        && (at_instruction.first == GB_OPERAND_TAKEN || *end != operand
+            || is_among(operand, values, end))) {
+        operand = NULL;
     }
-    return end;
+    /* An exception that is raised in a frame puts it into its traceback.  Then
+     * the callee may be the finalizer of one of the values that the exception
+     * has given up, each after those above it; or is what the instruction has
+     * called, as with a generator that is its first operand. */
+    if (frame->frame_obj != NULL
+        && (operand == NULL || native_generator_of(callee) == NULL)) {
+        return (known_values){values + at_instruction.safe, operand};
+    }
+    if (operand == NULL && at_instruction.first == GB_OPERAND_LEFT) {
+        operand = *end;
+    }
+    return (known_values){end, operand};
 }
 
 static int
 visit_frame(_PyInterpreterFrame *frame, gb_calls calls,
             _PyInterpreterFrame *callee, visitproc visit, void *arg)
 {
-    PyObject *const *end = end_of_values(frame, calls, callee);
+    known_values known = find_values(frame, calls, callee);
 
     if (frame->owner == FRAME_OWNED_BY_GENERATOR) {
         if (frame->stacktop >= 0) {
@@ -182,9 +211,11 @@ visit_frame(_PyInterpreterFrame *frame, gb_calls calls,
         Py_VISIT(frame->f_locals);
         Py_VISIT((PyObject *)frame->frame_obj);
     }
-    for (PyObject *const *value = frame->localsplus; value < end; value++) {
+    for (PyObject *const *value = frame->localsplus; value < known.end;
+         value++) {
         Py_VISIT(*value);
     }
+    Py_VISIT(known.operand);
     return 0;
 }
 
@@ -270,8 +301,7 @@ PyObject *
 gb_frames_values_below(PyCodeObject *code, Py_ssize_t index)
 {
 #if GB_BYTECODE_NEEDED
-    bool keeps;
-    return PyLong_FromSsize_t(gb_bytecode_values_below(code, index, &keeps));
+    return PyLong_FromLong(gb_bytecode_values(code, index).below);
 #else
     (void)code;
     (void)index;

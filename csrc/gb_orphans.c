@@ -104,10 +104,26 @@ gb_orphans_reap(gb_state *st)
     PyErr_SetRaisedException(pending);
 }
 
-static int
-reap_pending(void *st)
+/* Who is to reap later has a reference to a function of the module's, which
+ * keeps the module and its state alive. */
+static PyObject *
+keep_state(gb_state *st)
 {
-    gb_orphans_reap(st);
+    return Py_NewRef(st->note_collection);
+}
+
+/* Takes over that reference. */
+static void
+reap_and_let_go(PyObject *function)
+{
+    gb_orphans_reap(PyModule_GetState(PyCFunction_GET_SELF(function)));
+    Py_DECREF(function);
+}
+
+static int
+reap_pending(void *function)
+{
+    reap_and_let_go(function);
     return 0;
 }
 
@@ -117,25 +133,33 @@ reap_pending(void *st)
 static void
 watch_free(PyObject *capsule)
 {
-    if (!Py_IsFinalizing()) {
-        gb_orphans_reap(PyCapsule_GetContext(capsule));
+    PyObject *function = PyCapsule_GetContext(capsule);
+    if (function != NULL && !Py_IsFinalizing()) {
+        reap_and_let_go(function);
     }
 }
 
 int
 gb_orphans_watch(gb_state *st, PyThreadState *ts)
 {
-    PyObject *capsule, *dict = gb_cpython_thread_dict(ts);
+    PyObject *capsule, *function, *dict = gb_cpython_thread_dict(ts);
     int rc = dict == NULL ? -1 : PyDict_Contains(dict, st->str_orphans);
     if (rc != 0) {
         return rc < 0 ? -1 : 0;
     }
     capsule = PyCapsule_New(&st->orphans, NULL, watch_free);
-    if (capsule == NULL || PyCapsule_SetContext(capsule, st) < 0
-        || PyDict_SetItem(dict, st->str_orphans, capsule) < 0) {
+    if (capsule == NULL) {
+        return -1;
+    }
+    function = keep_state(st);
+    if (PyCapsule_SetContext(capsule, function) < 0) {
+        Py_DECREF(function);
         rc = -1;
     }
-    Py_XDECREF(capsule);
+    else {
+        rc = PyDict_SetItem(dict, st->str_orphans, capsule);
+    }
+    Py_DECREF(capsule);
     return rc;
 }
 
@@ -153,13 +177,16 @@ adopt(PortalObject *p, uint64_t thread)
     p->p_next_orphan = st->orphans;
     st->orphans = p;
     gb_orphans_count++;
-    if (ts == NULL || ts == PyThreadState_GetUnchecked()) {
-        return; /* the collector's end or the next step will do */
+    if (ts == NULL || ts == PyThreadState_GetUnchecked()
+        || st->note_collection == NULL) {
+        return; /* the collector's end or the next step will do; or the
+                   interpreter is ending */
     }
     if (gb_cpython_is_main_thread(ts)) {
-        if (Py_AddPendingCall(reap_pending, st) == 0) {
-            return;
-        } /* else there are too many: at its next step, then */
+        PyObject *function = keep_state(st);
+        if (Py_AddPendingCall(reap_pending, function) < 0) {
+            Py_DECREF(function); /* too many: at its next step, then */
+        }
     }
     else if (gb_orphans_watch(st, ts) < 0) {
         PyErr_WriteUnraisable(p->p_owner);

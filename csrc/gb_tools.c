@@ -65,78 +65,147 @@ gb_tools_catch_up(PyThreadState *ts, uintptr_t version)
 #if PY_VERSION_HEX < 0x03100000 \
     && (GB_BYTECODE_NEEDED || !defined(Py_GIL_DISABLED))
 
+#if PY_VERSION_HEX >= 0x030e0000
+
 /* What the instruction with `units` calls, which `frame` is executing: its
- * first two operands, borrowed, either may be NULL. */
+ * first two operands, new references, either may be NULL. */
 static void
 find_operands(_PyInterpreterFrame *frame, const unsigned char *units,
               PyObject *found[2])
 {
     PyCodeObject *code = gb_internal_code_of(frame);
-    found[0] = found[1] = NULL;
-#if PY_VERSION_HEX >= 0x030e0000
-    if (frame->stackpointer != NULL) {
-        const _PyStackRef *first = frame->stackpointer - units[1] - 2
-                                   - (units[0] == CALL_KW ? 1 : 0);
-        for (int i = 0; i < 2; i++) {
-            if (first >= frame->localsplus + code->co_nlocalsplus
-                && !PyStackRef_IsNull(first[i])
-                && !PyStackRef_IsTaggedInt(first[i])) {
-                found[i] = PyStackRef_AsPyObjectBorrow(first[i]);
+    const _PyStackRef *first;
+    if (frame->stackpointer == NULL) {
+        return;
+    }
+    first = frame->stackpointer - units[1] - 2 - (units[0] == CALL_KW ? 1 : 0);
+    for (int i = 0; i < 2; i++) {
+        if (first >= frame->localsplus + code->co_nlocalsplus
+            && !PyStackRef_IsNull(first[i])
+            && !PyStackRef_IsTaggedInt(first[i])) {
+            found[i] = Py_NewRef(PyStackRef_AsPyObjectBorrow(first[i]));
+        }
+    }
+}
+
+#else
+
+/* Whether `dict` has `object`, which may be dangling, as the value of one of
+ * `names`. */
+static bool
+has_value(PyObject *dict, PyObject *names, PyObject *object)
+{
+    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(names); i++) {
+        PyObject *name = PyTuple_GET_ITEM(names, i);
+        if (PyDict_GetItemWithError(dict, name) == object) {
+            return true;
+        }
+        PyErr_Clear();
+    }
+    return false;
+}
+
+/* Whether `object`, which may be dangling, is something that the code of
+ * `frame` knows by a name, or a constant: then it is alive. */
+static bool
+is_named(_PyInterpreterFrame *frame, PyObject *object)
+{
+    PyCodeObject *code = gb_internal_code_of(frame);
+    PyObject *scopes[] = {frame->f_globals, frame->f_builtins};
+    for (int i = 0; i < code->co_nlocalsplus; i++) {
+        PyObject *value = frame->localsplus[i];
+        if (value != NULL && PyCell_Check(value)) {
+            value = PyCell_GET(value);
+        }
+        if (value == object) {
+            return true;
+        }
+    }
+    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(code->co_consts); i++) {
+        if (PyTuple_GET_ITEM(code->co_consts, i) == object) {
+            return true;
+        }
+    }
+    for (size_t k = 0; k < Py_ARRAY_LENGTH(scopes); k++) {
+        if (!PyDict_Check(scopes[k])) {
+            continue;
+        }
+        if (has_value(scopes[k], code->co_names, object)) {
+            return true;
+        }
+        for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(code->co_names); i++) {
+            PyObject *value = PyDict_GetItemWithError(
+                scopes[k], PyTuple_GET_ITEM(code->co_names, i));
+            PyErr_Clear();
+            if (value != NULL && PyModule_Check(value)
+                && has_value(PyModule_GetDict(value), code->co_names,
+                             object)) {
+                return true;
             }
         }
     }
-#else
-    bool keeps;
-    Py_ssize_t below = gb_bytecode_values_below(
-        code, gb_internal_instruction_of(frame), &keeps);
-    PyObject *const *first = frame->localsplus + code->co_nlocalsplus + below;
-    (void)units;
-    found[0] = first[0];
-    found[1] = first[1];
-#if PY_VERSION_HEX < 0x030d0000
-    if (found[0] == NULL) { /* not a method */
-        found[0] = found[1];
-        found[1] = NULL;
-    }
-#endif
-#endif
-}
-
-/* Up to 3.13 the operands of a call stay where they were while they are given
- * up.  Whether `callee` may be what that runs: a finalizer, or the callback of
- * a weak reference. */
-static bool
-may_clean_up(_PyInterpreterFrame *callee)
-{
-#if PY_VERSION_HEX >= 0x030e0000
-    (void)callee;
     return false;
-#else
-    PyCodeObject *code;
-    if (callee == NULL) {
-        return false;
-    }
-    code = gb_internal_code_of(callee);
-    return PyUnicode_CompareWithASCIIString(code->co_name, "__del__") == 0
-           || (code->co_argcount > 0 && callee->localsplus[0] != NULL
-               && PyWeakref_Check(callee->localsplus[0]));
-#endif
 }
 
-/* Fill in call->function of a frame that is waiting for C code, in which
- * `callee` (NULL: nothing) was called.  0, or -1 with an exception. */
+/* Whether `object`, which may be dangling, is what one of `names` means for
+ * the type of `self`. */
+static bool
+is_attribute_of(PyObject *self, PyObject *names, PyObject *object)
+{
+    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(names); i++) {
+        if (_PyType_Lookup(Py_TYPE(self), PyTuple_GET_ITEM(names, i))
+            == object) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* The same.  Up to 3.13 the operands of a call stay where they were when they
+ * have been given up, and what waits may be a finalizer which that has run; so
+ * only those are found that others own, too. */
+static void
+find_operands(_PyInterpreterFrame *frame, const unsigned char *units,
+              PyObject *found[2])
+{
+    PyCodeObject *code = gb_internal_code_of(frame);
+    gb_values values
+        = gb_bytecode_values(code, gb_internal_instruction_of(frame));
+    PyObject *const *first
+        = frame->localsplus + code->co_nlocalsplus + values.below;
+    PyObject *callable = first[0], *self = first[1];
+    (void)units;
+#if PY_VERSION_HEX < 0x030d0000
+    if (callable == NULL) { /* not a method */
+        callable = self;
+        self = NULL;
+    }
+#endif
+    if (callable == NULL) {
+        return;
+    }
+    if (is_named(frame, callable)) {
+        found[0] = Py_NewRef(callable);
+    }
+    else if (self != NULL && is_named(frame, self)
+             && is_attribute_of(self, code->co_names, callable)) {
+        found[0] = Py_NewRef(callable);
+        found[1] = Py_NewRef(self);
+    }
+}
+
+#endif
+
+/* Fill in call->function of a frame that is waiting for C code.  0, or -1 with
+ * an exception. */
 static int
-find_function(_PyInterpreterFrame *frame, _PyInterpreterFrame *callee,
-              open_call *call)
+find_function(_PyInterpreterFrame *frame, open_call *call)
 {
     Py_ssize_t index = gb_internal_instruction_of(frame);
     const unsigned char *units;
-    PyObject *operands[2], *bytes;
+    PyObject *operands[2] = {NULL, NULL};
+    PyObject *bytes = PyCode_GetCode(gb_internal_code_of(frame));
 
-    if (may_clean_up(callee)) {
-        return 0;
-    }
-    bytes = PyCode_GetCode(gb_internal_code_of(frame));
     if (bytes == NULL) {
         return -1;
     }
@@ -149,13 +218,17 @@ find_function(_PyInterpreterFrame *frame, _PyInterpreterFrame *callee,
          )
         && (index == 0 || units[-2] != EXTENDED_ARG)) {
         find_operands(frame, units, operands);
-        if (operands[0] != NULL
-            && (PyCFunction_Check(operands[0])
-                || (Py_IS_TYPE(operands[0], &PyMethodDescr_Type)
-                    && operands[1] != NULL))) {
-            call->function = Py_NewRef(operands[0]);
-            call->self = Py_XNewRef(operands[1]);
-        }
+    }
+    if (operands[0] != NULL
+        && (PyCFunction_Check(operands[0])
+            || (Py_IS_TYPE(operands[0], &PyMethodDescr_Type)
+                && operands[1] != NULL))) {
+        call->function = operands[0];
+        call->self = operands[1];
+    }
+    else {
+        Py_XDECREF(operands[0]);
+        Py_XDECREF(operands[1]);
     }
     Py_DECREF(bytes);
     return 0;
@@ -204,7 +277,6 @@ list_calls(PyThreadState *ts, const _PyInterpreterFrame *end, call_list *list)
 #else
     _PyInterpreterFrame *frame = ts->cframe->current_frame;
 #endif
-    _PyInterpreterFrame *callee = NULL;
     bool in_c = true; /* the frame has called C code */
     int rc = 0;
 
@@ -220,14 +292,13 @@ list_calls(PyThreadState *ts, const _PyInterpreterFrame *end, call_list *list)
         rc = add_call(list, object,
                       (int)(2 * gb_internal_instruction_of(frame)));
         if (rc == 0 && in_c) {
-            rc = find_function(frame, callee, &list->calls[list->count - 1]);
+            rc = find_function(frame, &list->calls[list->count - 1]);
         }
 #if PY_VERSION_HEX >= 0x030c0000
         in_c = false;
 #else
         in_c = frame->is_entry;
 #endif
-        callee = frame;
         back = PyFrame_GetBack(object);
         Py_SETREF(object, back);
     }

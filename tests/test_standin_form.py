@@ -15,7 +15,7 @@ import pytest
 FILES = [
     "test_await.py",
     "test_cancellation.py",
-    "test_collected.py::test_cycle_beside_frames",
+    "test_collected.py",
     "test_contextvars.py",
     "test_has_portal.py",
     "test_nested_loops.py",

@@ -1324,6 +1324,84 @@ def test_cprofile_of_c_functions(runner):
 
 
 @each_loop
+def test_cprofile_of_what_an_exception_gives_up(runner):
+    """What its end calls may wait: the C function that failed has gone by then."""
+    ends = []
+
+    def wait(*_):
+        greenback.await_(runner.checkpoint())
+        ends.append(None)
+
+    def generator():
+        try:
+            yield
+        finally:
+            wait()
+
+    def started():
+        iterator = generator()
+        next(iterator)
+        return iterator
+
+    class Finalized:
+        __del__ = wait
+
+    class Watched:
+        def __init__(self, watch):
+            self.watch = watch(self)
+
+    class Raw(io.RawIOBase):
+        def writable(self):
+            return True
+
+        def write(self, data):
+            wait()
+            return len(data)
+
+    def buffered():
+        buffer = io.BufferedWriter(Raw())
+        buffer.write(b"data")
+        return buffer
+
+    references = []
+
+    def referred():
+        watched = Watched(lambda _: None)
+        references.append(weakref.ref(watched, lambda _: wait()))
+        return watched
+
+    makers = [
+        started,
+        Finalized,
+        lambda: Watched(lambda watched: weakref.finalize(watched, wait)),
+        referred,
+        buffered,
+    ]
+
+    def take(*_):
+        pass
+
+    def sync_code():
+        for make in makers:
+            for _ in range(20):
+                with contextlib.suppress(IndexError):
+                    take(make(), [[]], [].pop())
+                with contextlib.suppress(ValueError):
+                    take(make(), [[]], [{}].index([]))
+
+    async def main():
+        await greenback.with_portal_run_sync(sync_code)
+
+    profile = cProfile.Profile()
+    profile.enable()
+    try:
+        runner.run(main)
+    finally:
+        profile.disable()
+    assert len(ends) == 40 * len(makers)
+
+
+@each_loop
 @pytest.mark.parametrize("event", ["return", "call", "c_return", "c_call"])
 @pytest.mark.parametrize("fails", [False, True])
 def test_profile_function_that_ends(runner, event, fails, monkeypatch):
