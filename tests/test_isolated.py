@@ -40,6 +40,7 @@ CASES += [
     for kind in ("trace", "profile", "monitoring")
 ]
 CASES += [("interrupts.py", loop) for loop in ("asyncio", "uvloop")]
+CASES += [("jit.py", kind) for kind in ("await", "step")]
 CASES += [("subinterpreter.py", kind) for kind in ("own-gil", "shared-gil")]
 
 
@@ -51,6 +52,8 @@ def run_script(*command: str) -> subprocess.CompletedProcess[str]:
         for name, value in os.environ.items()
         if name not in ("PYTHONDEVMODE", "PYTHONWARNINGS", "PYTHONASYNCIODEBUG")
     }
+    if script == "jit.py":
+        environment["PYTHON_JIT"] = "1"
     return subprocess.run(
         [
             *(sys.executable, "-X", "faulthandler"),
