@@ -436,6 +436,10 @@ def world_here() -> World | None:
 
 def unraisable_hook(info: Any) -> None:
     world = world_here()
+    if isinstance(info.exc_value, OSError) and info.object is None:
+        # A timer signal where trio.run() ends: Trio gives back the wakeup descriptor only
+        # after it has closed the sockets.
+        return
     if world is None:
         sys.__unraisablehook__(info)
     elif info.exc_type is not RecursionError:  # programs raise none; probes do
