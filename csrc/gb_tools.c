@@ -91,7 +91,7 @@ find_operands(_PyInterpreterFrame *frame, const unsigned char *units,
 #else
 
 /* Whether `dict` has `object`, which may be dangling, as the value of one of
- * `names`. */
+ * `names`.  Runs Python code if the dict has odd keys. */
 static bool
 has_value(PyObject *dict, PyObject *names, PyObject *object)
 {
@@ -106,7 +106,8 @@ has_value(PyObject *dict, PyObject *names, PyObject *object)
 }
 
 /* Whether `object`, which may be dangling, is something that the code of
- * `frame` knows by a name, or a constant: then it is alive. */
+ * `frame` knows by a name, or a constant: then it is alive.  May run Python
+ * code. */
 static bool
 is_named(_PyInterpreterFrame *frame, PyObject *object)
 {
@@ -136,10 +137,15 @@ is_named(_PyInterpreterFrame *frame, PyObject *object)
         for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(code->co_names); i++) {
             PyObject *value = PyDict_GetItemWithError(
                 scopes[k], PyTuple_GET_ITEM(code->co_names, i));
+            bool found;
             PyErr_Clear();
-            if (value != NULL && PyModule_Check(value)
-                && has_value(PyModule_GetDict(value), code->co_names,
-                             object)) {
+            if (value == NULL || !PyModule_Check(value)) {
+                continue;
+            }
+            Py_INCREF(value);
+            found = has_value(PyModule_GetDict(value), code->co_names, object);
+            Py_DECREF(value);
+            if (found) {
                 return true;
             }
         }
@@ -148,7 +154,7 @@ is_named(_PyInterpreterFrame *frame, PyObject *object)
 }
 
 /* Whether `object`, which may be dangling, is what one of `names` means for
- * the type of `self`. */
+ * the type of `self`.  May run Python code. */
 static bool
 is_attribute_of(PyObject *self, PyObject *names, PyObject *object)
 {
@@ -163,7 +169,7 @@ is_attribute_of(PyObject *self, PyObject *names, PyObject *object)
 
 /* The same.  Up to 3.13 the operands of a call stay where they were when they
  * have been given up, and what waits may be a finalizer which that has run; so
- * only those are found that others own, too. */
+ * only those are found that others own, too.  May run Python code. */
 static void
 find_operands(_PyInterpreterFrame *frame, const unsigned char *units,
               PyObject *found[2])
@@ -187,17 +193,18 @@ find_operands(_PyInterpreterFrame *frame, const unsigned char *units,
     if (is_named(frame, callable)) {
         found[0] = Py_NewRef(callable);
     }
-    else if (self != NULL && is_named(frame, self)
-             && is_attribute_of(self, code->co_names, callable)) {
-        found[0] = Py_NewRef(callable);
+    else if (self != NULL && is_named(frame, self)) {
         found[1] = Py_NewRef(self);
+        if (is_attribute_of(self, code->co_names, callable)) {
+            found[0] = Py_NewRef(callable);
+        }
     }
 }
 
 #endif
 
 /* Fill in call->function of a frame that is waiting for C code.  0, or -1 with
- * an exception. */
+ * an exception.  May run Python code. */
 static int
 find_function(_PyInterpreterFrame *frame, open_call *call)
 {

@@ -107,30 +107,33 @@ def await_in_generator(future, log):
         pass
 
 
+class Lazy:
+    """Waits when it is asked for something."""
+
+    def __init__(self, future, log):
+        self.future = future
+        self.log = log
+
+    @property
+    def value(self):
+        return await_it(self.future, self.log)
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        return await_it(self.future, self.log)
+
+    def __neg__(self):
+        return await_it(self.future, self.log)
+
+
 def await_in_property(future, log):
-    class Lazy:
-        def __init__(self):
-            self.future = future
-
-        @property
-        def value(self):
-            return await_it(self.future, log)
-
-    Lazy().value  # noqa: B018
+    Lazy(future, log).value  # noqa: B018
 
 
 def await_in_iterator(future, log):
-    class Lazy:
-        def __init__(self):
-            self.future = future
-
-        def __iter__(self):
-            return self
-
-        def __next__(self):
-            return await_it(self.future, log)
-
-    for _ in Lazy():
+    for _ in Lazy(future, log):
         pass
 
 
@@ -142,31 +145,16 @@ def await_in_handler(future, log):
 
 
 def await_in_property_after_an_exception(future, log):
-    class Lazy:
-        def __init__(self):
-            self.future = future
-
-        @property
-        def value(self):
-            return await_it(self.future, log)
-
     with contextlib.suppress(LookupError):
         raise LookupError
-    Lazy().value  # noqa: B018
+    Lazy(future, log).value  # noqa: B018
 
 
 def await_below_values_after_an_exception(future, log):
-    class Number:
-        def __init__(self):
-            self.future = future
-
-        def __neg__(self):
-            return await_it(self.future, log)
-
     with contextlib.suppress(LookupError):
         raise LookupError
     for _ in [future]:
-        -Number()
+        -Lazy(future, log)
 
 
 def await_in_comprehension(future, log):
